@@ -1,0 +1,1 @@
+"""From segments to compiled libraries, glue and a bundle."""

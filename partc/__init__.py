@@ -1,0 +1,1 @@
+"""Split a neural network between a device and a server, and compile both halves."""

@@ -1,0 +1,242 @@
+"""What the planner decides: cuts, plans, segments and the table of plans of a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+
+from partc.errors import GraphError
+from partc.graph import Layer, LayerGraph, Tensor
+
+
+class Side(str, Enum):
+    """Where a layer runs."""
+
+    DEVICE = "device"
+    SERVER = "server"
+
+
+class Objective(str, Enum):
+    """What a plan is chosen for."""
+
+    LATENCY = "latency"
+    ENERGY = "energy"
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The layers that run on the server; all others run on the device."""
+
+    server_layers: frozenset[str]
+
+    def side(self, layer: Layer) -> Side:
+        return Side.SERVER if layer.name in self.server_layers else Side.DEVICE
+
+    @staticmethod
+    def device_only() -> Cut:
+        return Cut(frozenset())
+
+    @staticmethod
+    def server_only(graph: LayerGraph) -> Cut:
+        return Cut(frozenset(layer.name for layer in graph.layers))
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What the network is like while a plan runs.
+
+    Rates in Mbit/s, the round trip in ms; ``load`` multiplies the server's time.
+    """
+
+    uplink_mbps: float
+    downlink_mbps: float
+    round_trip_ms: float
+    load: float = 1.0
+
+
+@dataclass(frozen=True)
+class DevicePower:
+    """What the device draws: computing, waiting, and on top of that while its radio works."""
+
+    busy_watts: float
+    idle_watts: float
+    upload_watts: float
+    download_watts: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A cut with the tensors that cross it and the coefficients of its cost.
+
+    Args:
+        device_layers: In the graph's order.
+        server_layers: In the graph's order.
+        upload: Tensors that the device sends; in the graph's order, no tensor twice.
+        download: Outputs of the model that the server makes and sends back.
+        device_ms: Time of the device's layers.
+        server_ms: Time of the server's layers, unloaded.
+        device_mj: Energy that the device draws for its layers.
+    """
+
+    device_layers: tuple[str, ...]
+    server_layers: tuple[str, ...]
+    upload: tuple[Tensor, ...]
+    download: tuple[Tensor, ...]
+    device_ms: float
+    server_ms: float
+    device_mj: float
+
+    @property
+    def upload_nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.upload)
+
+    @property
+    def download_nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.download)
+
+    @property
+    def cut(self) -> Cut:
+        return Cut(frozenset(self.server_layers))
+
+    def upload_ms(self, conditions: Conditions) -> float:
+        return transfer_ms(self.upload_nbytes, conditions.uplink_mbps)
+
+    def download_ms(self, conditions: Conditions) -> float:
+        return transfer_ms(self.download_nbytes, conditions.downlink_mbps)
+
+    def transfer_ms(self, conditions: Conditions) -> float:
+        """Everything that the link costs: both directions and, if the server is asked, a round trip."""
+        round_trip_ms = conditions.round_trip_ms if self.server_layers else 0.0
+        return self.upload_ms(conditions) + self.download_ms(conditions) + round_trip_ms
+
+    def latency_ms(self, conditions: Conditions) -> float:
+        server_ms = self.server_ms * conditions.load
+        return self.device_ms + self.transfer_ms(conditions) + server_ms
+
+    def energy_mj(self, conditions: Conditions, power: DevicePower) -> float:
+        """Energy of the device: computing, the radio, and idling whenever it does not compute."""
+        waiting_ms = self.latency_ms(conditions) - self.device_ms
+        radio_mj = (
+            self.upload_ms(conditions) * power.upload_watts
+            + self.download_ms(conditions) * power.download_watts
+        )
+        return self.device_mj + radio_mj + waiting_ms * power.idle_watts
+
+
+def transfer_ms(nbytes: int, rate_mbps: float) -> float:
+    """Time to send ``nbytes`` at ``rate_mbps`` megabits (10^6) per second."""
+    return nbytes * 8 / (rate_mbps * 1e3)
+
+
+def make_plan(graph: LayerGraph, cut: Cut) -> Plan:
+    """Work out what crosses a cut and what it costs.
+
+    Raises:
+        GraphError: The cut names no layer of the graph, sends a tensor from the server back to a
+            device layer, or the graph is not annotated.
+    """
+    check_cut(graph, cut)
+    server = [layer for layer in graph.layers if cut.side(layer) is Side.SERVER]
+    device = [layer for layer in graph.layers if cut.side(layer) is Side.DEVICE]
+    made_on_server = {tensor.name for layer in server for tensor in layer.outputs}
+    read_on_server = {tensor.name for layer in server for tensor in layer.inputs}
+    return Plan(
+        device_layers=tuple(layer.name for layer in device),
+        server_layers=tuple(layer.name for layer in server),
+        upload=tuple(
+            tensor
+            for tensor in graph.tensors
+            if tensor.name in read_on_server and tensor.name not in made_on_server
+        ),
+        download=_unique(tensor for tensor in graph.outputs if tensor.name in made_on_server),
+        device_ms=sum(layer.annotated_cost.device_ms for layer in device),
+        server_ms=sum(layer.annotated_cost.server_ms for layer in server),
+        device_mj=sum(layer.annotated_cost.device_mj for layer in device),
+    )
+
+
+def check_cut(graph: LayerGraph, cut: Cut) -> None:
+    """Refuse a cut in which a device layer reads what the server made.
+
+    Raises:
+        GraphError: Names the two layers.
+    """
+    unknown = cut.server_layers - graph.by_name.keys()
+    if unknown:
+        raise GraphError(f"the cut names layers that {graph.name!r} lacks: {sorted(unknown)}")
+    for layer in graph.layers:
+        if cut.side(layer) is Side.SERVER:
+            continue
+        for tensor in layer.inputs:
+            producer = graph.producers.get(tensor.name)
+            if producer is not None and cut.side(producer) is Side.SERVER:
+                raise GraphError(
+                    f"layer {layer.name!r} on the device reads %{tensor.name}, "
+                    f"which layer {producer.name!r} makes on the server"
+                )
+
+
+def _unique(tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    return tuple(dict.fromkeys(tensors))
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Layers that lie on the same side in every plan of a bundle; compiled as one function.
+
+    Args:
+        name: ``segment_0``, ``segment_1``, … in topological order.
+        layers: In the graph's order.
+        inputs: Tensors from outside the segment, in the graph's order.
+        outputs: Tensors that something outside reads or the model returns.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class NamedPlan:
+    """A plan of a table, under the name that a user asks for it by.
+
+    Args:
+        name: ``server-only``, ``device-only`` or ``cut-1``, ``cut-2``, …
+        device_segments: Names, in an order in which they can run.
+        server_segments: Names, in an order in which they can run.
+    """
+
+    name: str
+    plan: Plan
+    device_segments: tuple[str, ...]
+    server_segments: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PlanTable:
+    """The plans of a bundle over the segments they share.
+
+    ``plans[0]`` is ``server-only`` and ``plans[1]`` ``device-only``; a plan's position is its
+    version on the server.
+    """
+
+    segments: tuple[Segment, ...]
+    plans: tuple[NamedPlan, ...]
+
+    def __post_init__(self) -> None:
+        names = [named.name for named in self.plans]
+        if names[:2] != ["server-only", "device-only"] or len(set(names)) < len(names):
+            raise GraphError(f"a plan table starts with server-only, device-only: {names}")
+
+    def find(self, cut: Cut) -> NamedPlan:
+        """The plan with this cut.
+
+        Raises:
+            GraphError: The table holds no such plan.
+        """
+        for named in self.plans:
+            if named.plan.cut == cut:
+                return named
+        raise GraphError("the plan table has no plan with this cut")

@@ -1,0 +1,80 @@
+"""The facts about one model that generated glue hands to the runtime."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A tensor that callers or the wire see: its name, NumPy dtype and fixed shape."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SegmentSpec:
+    """One compiled function.
+
+    Args:
+        name: The function's name in the library.
+        inputs: Names of the tensors it takes, in order.
+        params: Names of the weights it takes after them, in order.
+        outputs: Names of the tensors it returns, in order.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    params: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PlanSpec:
+    """Which segments run where, and which tensors travel.
+
+    ``version`` is the model version under which the server offers its part.
+    """
+
+    name: str
+    version: int
+    device_segments: tuple[str, ...]
+    server_segments: tuple[str, ...]
+    upload: tuple[TensorSpec, ...]
+    download: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """The signature of a model and its plans; the same in both halves of a bundle."""
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    plans: tuple[PlanSpec, ...]
+    default_plan: str
+
+
+@dataclass(frozen=True)
+class ArtifactSpec:
+    """One half's compiled library and weights, with what they must hash to.
+
+    Args:
+        library: File name of the shared library.
+        library_sha256: Hexadecimal digest of the library.
+        params: File name of the weights, an ``.npz`` archive of arrays without pickles.
+        params_sha256: Hexadecimal digest of the weights.
+        segments: The functions in the library.
+        device: ``cpu`` or ``cuda``: where tensors live while the half computes.
+        threads: How many threads the kernels use; 0 means one for each core.
+    """
+
+    library: str
+    library_sha256: str
+    params: str
+    params_sha256: str
+    segments: tuple[SegmentSpec, ...]
+    device: str
+    threads: int
