@@ -106,7 +106,7 @@ class Plan:
         return transfer_ms(self.download_nbytes, conditions.downlink_mbps)
 
     def transfer_ms(self, conditions: Conditions) -> float:
-        """Everything that the link costs: both directions and, if the server is asked, a round trip."""
+        """What the link costs: both directions and, if the server is asked, a round trip."""
         round_trip_ms = conditions.round_trip_ms if self.server_layers else 0.0
         return self.upload_ms(conditions) + self.download_ms(conditions) + round_trip_ms
 
