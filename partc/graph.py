@@ -45,8 +45,13 @@ class TensorType:
             raise GraphError(f"negative extent in shape {list(self.shape)}")
 
     @property
+    def count(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
     def nbytes(self) -> int:
-        return math.prod(self.shape) * ITEM_NBYTES[self.dtype]
+        return self.count * ITEM_NBYTES[self.dtype]
 
     def __str__(self) -> str:
         return f"{self.dtype}[{', '.join(map(str, self.shape))}]"
