@@ -1,0 +1,77 @@
+"""Targets: the machines that partc plans and compiles for."""
+
+from __future__ import annotations
+
+from partc.targets.catalog import (
+    Catalog,
+    Description,
+    require_not_negative,
+    require_positive,
+)
+
+TvmAttribute = str | int | list[str]
+
+
+class Target(Description, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A machine: what TVM compiles for it, how fast it is and what power it draws.
+
+    Args:
+        tvm: Attributes of the TVM target: a ``tag``, or a ``kind`` with what it needs, and a
+            ``host`` for a GPU's host code. ``mcpu = "native"`` is for code generation to resolve.
+        threads: Threads that the kernels use on the CPU.
+        peak_gflops: Single-precision peak of all the threads together, or of the GPU.
+        memory_bandwidth_gb_s: In 10^9 bytes a second.
+        launch_overhead_us: What starting one kernel costs.
+        memory_gb: In 10^9 bytes.
+        idle_watts: Power of the whole machine while it waits.
+        busy_watts: Power of the whole machine while it computes.
+        achieved_fraction: The part of the peak that compiled kernels reach, in (0, 1].
+        uncompilable: Why partc can plan for this target but not compile, if so.
+
+    Raises:
+        ValueError: A figure is out of its range, or ``tvm`` has neither a tag nor a kind.
+    """
+
+    tvm: dict[str, TvmAttribute | dict[str, TvmAttribute]]
+    peak_gflops: float
+    memory_bandwidth_gb_s: float
+    launch_overhead_us: float
+    memory_gb: float
+    idle_watts: float
+    busy_watts: float
+    threads: int = 1
+    achieved_fraction: float = 1.0
+    uncompilable: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive(self, "threads", "peak_gflops", "memory_bandwidth_gb_s", "memory_gb")
+        require_positive(self, "busy_watts", "achieved_fraction")
+        require_not_negative(self, "launch_overhead_us", "idle_watts")
+        if self.achieved_fraction > 1:
+            raise ValueError(f"achieved_fraction must be at most 1, not {self.achieved_fraction}")
+        if self.idle_watts > self.busy_watts:
+            raise ValueError(
+                f"idle_watts must not exceed busy_watts, {self.idle_watts} > {self.busy_watts}"
+            )
+        if not self.tvm.keys() & {"tag", "kind"}:
+            raise ValueError("tvm needs a tag or a kind")
+        if self.uncompilable == "":
+            raise ValueError("uncompilable must give a reason or be left out")
+
+
+_CATALOG = Catalog(kind="target", folder="boards", type=Target)
+
+
+def load_target(name_or_path: str) -> Target:
+    """Look up a built-in target by name or alias, or read one from a ``.toml`` file.
+
+    Raises:
+        TargetError: No such target or file, or the file describes no valid target.
+    """
+    return _CATALOG.load(name_or_path)
+
+
+def builtin_targets() -> tuple[Target, ...]:
+    """The targets that come with partc, sorted by name."""
+    return _CATALOG.builtins()

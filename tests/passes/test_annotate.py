@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from partc.errors import GraphError
+from partc.graph import Layer, LayerCost, LayerGraph, Tensor, TensorType
+from partc.passes.annotate import Annotate, annotate
+from partc.targets.predictor import Roofline, UnknownLayerError
+from partc.targets.target import load_target
+
+X, Y, Z = (Tensor(name, TensorType("float32", (4,))) for name in "xyz")
+PAYLOAD = object()
+CONV = Layer("conv", "conv2d", (X,), (Y,), flops=100, payload=PAYLOAD)
+GATE = Layer("gate", "lstm", (Y,), (Z,), flops=200)
+GRAPH = LayerGraph("model", (X,), (CONV, GATE), (Z,))
+
+
+@dataclass(frozen=True)
+class PerFlop:
+    """Knows a time for each operation, but not for every kind of layer."""
+
+    ms: float
+    unknown: tuple[str, ...] = ()
+
+    def latency_ms(self, layer: Layer) -> float:
+        if layer.kind in self.unknown:
+            raise UnknownLayerError(f"never saw a {layer.kind}")
+        return layer.flops * self.ms
+
+
+def test_every_layer_gets_its_costs():
+    annotated = annotate(GRAPH, PerFlop(0.02), PerFlop(0.005), busy_watts=3)
+    assert [layer.cost for layer in annotated.layers] == [
+        LayerCost(device_ms=2, server_ms=0.5, device_mj=6),
+        LayerCost(device_ms=4, server_ms=1, device_mj=12),
+    ]
+
+
+def test_nothing_else_changes():
+    annotated = annotate(GRAPH, PerFlop(1), PerFlop(1), busy_watts=1)
+    assert annotated.layers[0].payload is PAYLOAD
+    assert (annotated.inputs, annotated.outputs) == (GRAPH.inputs, GRAPH.outputs)
+    assert GRAPH.layers[0].cost is None
+
+
+def test_costs_are_replaced():
+    once = annotate(GRAPH, PerFlop(1), PerFlop(1), busy_watts=1)
+    twice = annotate(once, PerFlop(2), PerFlop(2), busy_watts=1)
+    assert twice == annotate(GRAPH, PerFlop(2), PerFlop(2), busy_watts=1)
+
+
+def test_the_pass_is_the_function():
+    device, server = Roofline(load_target("raspberry-pi-4")), Roofline(load_target("x86-64-v3"))
+    applied = Annotate(device, server, busy_watts=6.3).apply(GRAPH)
+    assert applied == annotate(GRAPH, device, server, busy_watts=6.3)
+    assert Annotate.name == "annotate"
+
+
+def test_all_unknown_layers_are_named_at_once():
+    device, server = PerFlop(1, unknown=("conv2d", "lstm")), PerFlop(1, unknown=("lstm",))
+    with pytest.raises(UnknownLayerError) as raised:
+        annotate(GRAPH, device, server, busy_watts=1)
+    assert str(raised.value) == (
+        "there is no predicted time on the device for 'conv' (conv2d), 'gate' (lstm) "
+        "and on the server for 'gate' (lstm); measure these layers there with `partc profile`"
+    )
+
+
+def test_only_the_side_that_lacks_a_time_is_named():
+    with pytest.raises(UnknownLayerError, match=r"^there is no predicted time on the server for"):
+        annotate(GRAPH, PerFlop(1), PerFlop(1, unknown=("lstm",)), busy_watts=1)
+
+
+@pytest.mark.parametrize("ms", [-1.0, float("nan"), float("inf")])
+def test_a_time_that_is_no_time_is_refused(ms: float):
+    with pytest.raises(GraphError, match="a cost must be finite and not negative"):
+        annotate(GRAPH, PerFlop(1), PerFlop(ms), busy_watts=1)
