@@ -1,0 +1,34 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+
+def format_nbytes(nbytes: int) -> str:
+    """A size in decimal units: ``602.1 kB``."""
+    return f"{nbytes} B" if nbytes < 1000 else _scaled(nbytes / 1e3, ("kB", "MB", "GB", "TB"))
+
+
+def format_ms(ms: float) -> str:
+    """A time given in ms: ``12.3 us``, ``45.6 ms``, ``7.8 s``."""
+    return _scaled(ms * 1e3, ("us", "ms", "s")) if ms else "0 ms"
+
+
+def format_mj(mj: float) -> str:
+    """An energy given in mJ: ``12.3 uJ``, ``45.6 mJ``, ``7.8 J``."""
+    return _scaled(mj * 1e3, ("uJ", "mJ", "J")) if mj else "0 mJ"
+
+
+def format_count(count: int) -> str:
+    """A number of things: ``725``, ``1.4 k``, ``349.2 M``, ``2.1 G``."""
+    return f"{count}" if count < 1000 else _scaled(count / 1e3, ("k", "M", "G", "T"))
+
+
+def _scaled(value: float, units: tuple[str, ...]) -> str:
+    """The value in the first of the units, each 1000 of the one before, that keeps it short."""
+    *smaller, largest = units
+    for unit in smaller:
+        # Compare what will be printed: 999.96 kB is 1.0 MB, never 1000.0 kB.
+        if round(value, 1) < 1000:
+            return f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} {largest}"
