@@ -115,6 +115,10 @@ class Layer:
     cost: LayerCost | None = None
     payload: object = field(default=None, compare=False, repr=False)
 
+    def __post_init__(self) -> None:
+        if self.flops < 0 or self.weight_nbytes < 0:
+            raise GraphError(f"layer {self.name!r} has negative flops or weight_nbytes")
+
     @property
     def input_nbytes(self) -> int:
         return sum(tensor.nbytes for tensor in self.inputs)

@@ -54,6 +54,10 @@ class Conditions:
     round_trip_ms: float
     load: float = 1.0
 
+    def __post_init__(self) -> None:
+        if min(self.uplink_mbps, self.downlink_mbps) <= 0 or min(self.round_trip_ms, self.load) < 0:
+            raise GraphError(f"rates must be above zero, round trip and load not below: {self}")
+
 
 @dataclass(frozen=True)
 class DevicePower:

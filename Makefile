@@ -1,0 +1,26 @@
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.PHONY: demo test check clean
+
+demo: $(INSTALLED)
+	$(BIN)/python demo/efficientnet.py
+
+test: check
+	$(BIN)/pytest
+
+check: $(INSTALLED)
+	$(BIN)/ruff format $(if $(CI),--check) .
+	$(BIN)/ruff check .
+	rm -rf build
+	$(BIN)/pip install --quiet --no-deps --target build/wheel .
+	$(BIN)/pyright
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[cuda,dev,torch]'
+	touch $@
+
+clean:
+	rm -rf .venv build out

@@ -1,0 +1,70 @@
+"""Compile one half of a bundle: its segments as a library, and their weights beside it."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from partc.codegen.build import build_library, resolve_target
+from partc.codegen.lower import lower_segments
+from partc.graph import LayerGraph
+from partc.plan import PlanTable, Segment, Side
+from partc.runtime.spec import ArtifactSpec, SegmentSpec
+from partc.targets.target import Target
+
+_LIBRARY = "model.so"
+_PARAMS = "params.npz"
+
+
+def build_half(
+    graph: LayerGraph, table: PlanTable, side: Side, target: Target, directory: Path
+) -> ArtifactSpec:
+    """Compile the segments that run on a side in any plan.
+
+    Args:
+        graph: The layers, with their payloads.
+        table: The plans and their segments.
+        side: Which half.
+        target: What to compile for.
+        directory: Where the library and the weights go.
+
+    Raises:
+        TargetError: Nothing installed compiles for the target.
+        CompilerError: TVM or the linker failed.
+    """
+    segments = _segments_of(table, side)
+    lowered = lower_segments(graph, segments)
+    build_library(lowered.module, target, directory / _LIBRARY)
+    np.savez(directory / _PARAMS, allow_pickle=False, **lowered.weights)
+    return ArtifactSpec(
+        library=_LIBRARY,
+        library_sha256=_sha256(directory / _LIBRARY),
+        params=_PARAMS,
+        params_sha256=_sha256(directory / _PARAMS),
+        segments=tuple(
+            SegmentSpec(
+                name=segment.name,
+                inputs=tuple(tensor.name for tensor in segment.inputs),
+                params=lowered.params[segment.name],
+                outputs=tuple(tensor.name for tensor in segment.outputs),
+            )
+            for segment in segments
+        ),
+        device="cuda" if resolve_target(target).kind.name == "cuda" else "cpu",
+        threads=target.threads,
+    )
+
+
+def _segments_of(table: PlanTable, side: Side) -> list[Segment]:
+    used = {
+        name
+        for named in table.plans
+        for name in (named.device_segments if side is Side.DEVICE else named.server_segments)
+    }
+    return [segment for segment in table.segments if segment.name in used]
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

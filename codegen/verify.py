@@ -1,0 +1,132 @@
+"""Compare what was compiled with the model that it was compiled from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from partc.errors import VerificationError
+from partc.runtime.executor import Executor
+from partc.runtime.spec import ModelSpec, PlanSpec, TensorSpec
+
+Array = NDArray[np.generic]
+Reference = Callable[[Mapping[str, Array]], dict[str, Array]]
+
+TOLERANCE = 1e-4
+"""Largest deviation of a floating-point output, relative to the largest value in it."""
+
+_RANDOM_SAMPLES = 2
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Inputs to compare on, and where they came from."""
+
+    origin: str
+    inputs: Mapping[str, Array]
+
+
+def verify(
+    model: ModelSpec,
+    device: Executor,
+    server: Executor,
+    reference: Reference,
+    samples: Sequence[Sample],
+) -> None:
+    """Run every plan, split as it will be, and compare with the source model.
+
+    Raises:
+        VerificationError: Names the first plan and output that differ, and by how much.
+    """
+    for sample in samples:
+        expected = reference(sample.inputs)
+        for plan in model.plans:
+            outputs = run_split(model, plan, device, server, sample.inputs)
+            for spec in model.outputs:
+                problem = _difference(outputs[spec.name], expected[spec.name])
+                if problem:
+                    raise VerificationError(
+                        f"the compiled model differs from its source: output {spec.name!r} of "
+                        f"plan {plan.name!r} {problem} on {sample.origin}; nothing was written. "
+                        "The importer of one of the model's operators is probably wrong"
+                    )
+
+
+def run_split(
+    model: ModelSpec,
+    plan: PlanSpec,
+    device: Executor,
+    server: Executor,
+    inputs: Mapping[str, Array],
+) -> dict[str, Array]:
+    """Run a plan with only its own tensors passing between the halves."""
+    near = device.request(inputs)
+    near.run(plan.device_segments)
+    far = server.request({spec.name: near.array(spec.name) for spec in plan.upload})
+    far.run(plan.server_segments)
+    received = {spec.name for spec in plan.download}
+    return {
+        spec.name: (far if spec.name in received else near).array(spec.name)
+        for spec in model.outputs
+    }
+
+
+def make_samples(model: ModelSpec, examples: Mapping[str, Array] | None) -> Iterator[Sample]:
+    """The user's own inputs, if any, and random ones, the same every time."""
+    if examples is not None:
+        yield Sample("the example inputs", examples)
+    for seed in range(_RANDOM_SAMPLES):
+        random = np.random.default_rng(seed)
+        yield Sample(
+            f"random inputs of seed {seed}",
+            {
+                spec.name: _random_array(random, spec, (examples or {}).get(spec.name))
+                for spec in model.inputs
+            },
+        )
+
+
+def _random_array(random: np.random.Generator, spec: TensorSpec, example: Array | None) -> Array:
+    """Normal numbers, or integers in the example's range: an index may not leave its table.
+
+    Without an example integers are 0 or 1, which are valid as an index, a mask or a token.
+    """
+    dtype = np.dtype(spec.dtype)
+    if np.issubdtype(dtype, np.floating):
+        return random.standard_normal(spec.shape).astype(dtype)
+    low, high = (0, 1) if example is None or not example.size else _range(example)
+    return random.integers(low, high, spec.shape, endpoint=True).astype(dtype)
+
+
+def _range(example: Array) -> tuple[int, int]:
+    return int(np.min(example.astype(np.int64))), int(np.max(example.astype(np.int64)))
+
+
+def _difference(found: Array, expected: Array) -> str | None:
+    """What is wrong with an output, or None."""
+    if found.shape != expected.shape or found.dtype != expected.dtype:
+        return f"is {found.dtype}{list(found.shape)}, not {expected.dtype}{list(expected.shape)},"
+    if not np.issubdtype(expected.dtype, np.floating):
+        wrong = int(np.count_nonzero(found != expected))
+        return f"differs in {wrong} of {expected.size} elements" if wrong else None
+    deviation, scale = _deviation(found.astype(np.float64), expected.astype(np.float64))
+    if deviation <= TOLERANCE * scale:
+        return None
+    return f"deviates by {deviation:.3g}, where {TOLERANCE:g} of {scale:.3g} is allowed,"
+
+
+def _deviation(found: NDArray[np.float64], expected: NDArray[np.float64]) -> tuple[float, float]:
+    """The largest difference between finite values, and the largest finite value expected.
+
+    Infinities and NaNs must be the same in both; one that is not is an infinite difference.
+    """
+    finite = np.isfinite(expected)
+    if not np.array_equal(found[~finite], expected[~finite], equal_nan=True):
+        return np.inf, 0.0
+    differences = np.abs(found[finite] - expected[finite])
+    scale = np.max(np.abs(expected[finite]), initial=0.0)
+    deviation = np.max(differences, initial=0.0)
+    return (float(deviation) if np.isfinite(deviation) else np.inf), float(scale)

@@ -1,0 +1,395 @@
+"""The command line: one short function for each command."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from partc.errors import BundleError, PartcError
+from partc.plan import Objective, Side
+
+# What only some commands need is imported where they need it: the compiler takes seconds to load.
+
+app = typer.Typer(
+    name="partc",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="An .onnx file, a .pt2 file, or package.module:callable.", show_default=False
+    ),
+]
+TargetName = Annotated[
+    str, typer.Option("--target", help="The device: a name from `partc targets`, or a .toml file.")
+]
+ServerName = Annotated[
+    str, typer.Option("--server", help="The server: a name from `partc targets`, or a .toml file.")
+]
+LinkNames = Annotated[
+    list[str],
+    typer.Option("--link", help="A name from `partc links`, or a .toml file; may be repeated."),
+]
+ObjectiveName = Annotated[Objective, typer.Option("--objective", help="What to minimise.")]
+ShapeTexts = Annotated[
+    list[str],
+    typer.Option("--shape", metavar="NAME=1,3,224,224", help="The shape of an ONNX model's input."),
+]
+PinTexts = Annotated[
+    list[str],
+    typer.Option(
+        "--pin",
+        metavar="PATTERN=device|server",
+        help="Keep layers whose name matches on one side, for example --pin 'stem*=device'.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one sentence and exit status 2."""
+    try:
+        app(prog_name="partc")
+    except (PartcError, _half_error()) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+
+
+@app.command("compile")
+def compile_command(
+    model: Model,
+    target: TargetName,
+    server: ServerName = "x86-64-v3",
+    link: LinkNames = ["wifi"],  # noqa: B006  typer copies it
+    objective: ObjectiveName = Objective.LATENCY,
+    shape: ShapeTexts = [],  # noqa: B006
+    pin: PinTexts = [],  # noqa: B006
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The directory of the bundle.")
+    ] = Path("out"),
+) -> None:
+    """Compile a model to a bundle: two artifacts and the glue between them."""
+    from partc.report.terminal import print_decision, report_console
+
+    goal, shapes = _goal(target, server, link, objective, pin), _shapes(shape)
+    with _progress() as progress:
+        from partc.compiler import compile_model
+
+        decisions = compile_model(model, goal, output, shapes, progress=progress)
+    console = report_console(sys.stdout)
+    for decision in decisions:
+        print_decision(decision, console)
+        console.print()
+    console.print(f"wrote {output}; next: partc serve {output}", soft_wrap=True)
+
+
+@app.command()
+def plan(
+    model: Model,
+    target: TargetName,
+    server: ServerName = "x86-64-v3",
+    link: LinkNames = ["wifi"],  # noqa: B006
+    objective: ObjectiveName = Objective.LATENCY,
+    shape: ShapeTexts = [],  # noqa: B006
+    pin: PinTexts = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Decide what runs where, and show what the decision rests on, without compiling."""
+    from partc.report.json import decision_json
+    from partc.report.terminal import print_decision, report_console
+
+    goal, shapes = _goal(target, server, link, objective, pin), _shapes(shape)
+    if as_json and len(goal.links) > 1:
+        raise PartcError(f"--json prints one decision, but {len(goal.links)} links were given")
+    with _progress() as progress:
+        from partc.compiler import plan_model
+
+        decisions = plan_model(model, goal, shapes, progress=progress)
+    console = report_console(sys.stdout)
+    for decision in decisions:
+        if as_json:
+            print(decision_json(decision), end="")
+        else:
+            print_decision(decision, console)
+            console.print()
+
+
+@app.command()
+def inspect(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A model, as for compile, or a bundle's directory.", show_default=False
+        ),
+    ],
+    target: Annotated[
+        str | None, typer.Option("--target", help="Predict times on this device, too.")
+    ] = None,
+    server: ServerName = "x86-64-v3",
+    link: LinkNames = ["wifi"],  # noqa: B006
+    shape: ShapeTexts = [],  # noqa: B006
+    as_json: AsJson = False,
+    as_text: Annotated[bool, typer.Option("--text", help="Print the textual form.")] = False,
+    as_dot: Annotated[bool, typer.Option("--dot", help="Print Graphviz.")] = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write a page to this file; needs --target.")
+    ] = None,
+) -> None:
+    """Show a model's layer graph, or what is in a bundle."""
+    if Path(model).is_dir():
+        _inspect_bundle(Path(model), as_json)
+        return
+    goal = _goal(target, server, link, Objective.LATENCY, []) if target else None
+    with _progress() as progress:
+        from partc.compiler import decide, lower_model
+
+        graph = lower_model(model, _shapes(shape), progress=progress)
+        decision = decide(graph, goal)[0] if goal else None
+    if html:
+        _write_html(html, decision)
+    elif as_json or as_text or as_dot:
+        print(
+            _graph_text(
+                decision.graph if decision else graph, decision, as_json=as_json, as_text=as_text
+            ),
+            end="",
+        )
+    else:
+        from partc.report.terminal import layer_table, report_console
+
+        report_console(sys.stdout).print(
+            layer_table(decision.graph if decision else graph, decision and decision.plan.cut)
+        )
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def serve(
+    context: typer.Context,
+    directory: Annotated[Path, typer.Argument(help="A bundle.", show_default=False)],
+) -> None:
+    """Run the server's half of a bundle; --host, --port and --threads are its own options."""
+    from partc.bundle import open_bundle
+
+    sys.exit(open_bundle(directory).half(Side.SERVER).main(context.args))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def run(
+    context: typer.Context,
+    directory: Annotated[Path, typer.Argument(help="A bundle.", show_default=False)],
+) -> None:
+    """Run the model once: --server HOST:PORT, --plan, --input NAME=FILE.npy, --output DIR."""
+    from partc.bundle import open_bundle
+
+    sys.exit(open_bundle(directory).half(Side.DEVICE).main(context.args))
+
+
+@app.command("emulate-link")
+def emulate_link(
+    link: Annotated[str, typer.Option(help="A name from `partc links`, or a .toml file.")],
+    listen: Annotated[str, typer.Option(help="HOST:PORT that clients connect to; port 0: any.")],
+    to: Annotated[str, typer.Option(help="HOST:PORT of the server.")],
+    outage: Annotated[
+        list[str],
+        typer.Option(metavar="START:SECONDS", help="Hold everything for so long; may be repeated."),
+    ] = [],  # noqa: B006
+) -> None:
+    """Relay TCP with the rates and the delay of a link, until interrupted."""
+    from partc.emulator import parse_address, run_emulator
+    from partc.targets.link import load_link
+
+    described = load_link(link)
+    run_emulator(
+        parse_address(listen),
+        parse_address(to),
+        described.conditions,
+        lambda line: print(line, flush=True),
+        name=described.name,
+        outages=[_outage(text) for text in outage],
+    )
+
+
+@app.command()
+def targets() -> None:
+    """List the machines that come with partc."""
+    from partc.targets.target import builtin_targets
+
+    _print_table(
+        ("name", "also", "peak GFLOP/s", "memory GB/s", "busy W", "compiles", "description"),
+        (
+            (
+                target.name,
+                ", ".join(target.aliases),
+                f"{target.peak_gflops:g}",
+                f"{target.memory_bandwidth_gb_s:g}",
+                f"{target.busy_watts:g}",
+                "plan only" if target.uncompilable else "yes",
+                target.description,
+            )
+            for target in builtin_targets()
+        ),
+    )
+
+
+@app.command()
+def links() -> None:
+    """List the links that come with partc."""
+    from partc.targets.link import builtin_links
+
+    _print_table(
+        ("name", "also", "up Mbit/s", "down Mbit/s", "round trip ms", "description"),
+        (
+            (
+                link.name,
+                ", ".join(link.aliases),
+                f"{link.uplink_mbps:g}",
+                f"{link.downlink_mbps:g}",
+                f"{link.round_trip_ms:g}",
+                link.description,
+            )
+            for link in builtin_links()
+        ),
+    )
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Split a neural network between a device and a server, and compile both halves."""
+    if version:
+        print(f"partc {metadata.version('partc')}")
+        raise typer.Exit
+
+
+def _goal(target: str, server: str, link: list[str], objective: Objective, pin: list[str]) -> Any:
+    from partc.goal import make_goal
+
+    return make_goal(target, server, link, objective, [_pin(text) for text in pin])
+
+
+def _pin(text: str) -> tuple[str, Side]:
+    pattern, separator, side = text.rpartition("=")
+    if not (separator and pattern and side in [known.value for known in Side]):
+        raise PartcError(f"expected --pin PATTERN=device or PATTERN=server, got {text!r}")
+    return pattern, Side(side)
+
+
+def _shapes(texts: Iterable[str]) -> dict[str, tuple[int, ...]]:
+    return dict(_shape(text) for text in texts)
+
+
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    name, separator, extents = text.rpartition("=")
+    parts = [extent.strip() for extent in extents.split(",")] if extents.strip() else []
+    if not (separator and name and all(extent.isdecimal() for extent in parts)):
+        raise PartcError(f"expected --shape NAME=1,3,224,224, got {text!r}")
+    return name, tuple(map(int, parts))
+
+
+def _outage(text: str) -> Any:
+    from partc.emulator import Outage
+
+    start, separator, duration = text.partition(":")
+    try:
+        return Outage(float(start), float(duration if separator else "nan"))
+    except ValueError as error:
+        raise PartcError(f"expected --outage START:SECONDS such as 2:0.5, got {text!r}") from error
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """Show which step runs: a spinner on a terminal, a line for each step elsewhere."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda step: print(step, file=sys.stderr, flush=True)
+        return
+    with console.status("Loading the compiler") as status:
+
+        def show(step: str) -> None:
+            status.update(escape(step))
+            console.print(escape(step), style="dim")
+
+        yield show
+
+
+def _inspect_bundle(directory: Path, as_json: bool) -> None:
+    from partc.bundle import open_bundle
+    from partc.manifest import manifest_json
+
+    manifest = open_bundle(directory).manifest
+    if as_json:
+        print(manifest_json(manifest).decode(), end="")
+        return
+    _print_table(
+        ("plan", "version", "device ms", "server ms", "upload bytes", "download bytes", "best on"),
+        (
+            (
+                plan.name,
+                str(plan.version),
+                f"{plan.device_ms:.2f}",
+                f"{plan.server_ms:.2f}",
+                str(plan.upload_nbytes),
+                str(plan.download_nbytes),
+                ", ".join(link.name for link in manifest.links if link.plan == plan.name),
+            )
+            for plan in manifest.plans
+        ),
+        title=f"{manifest.model}: {manifest.target} and {manifest.server}",
+    )
+
+
+def _write_html(path: Path, decision: Any) -> None:
+    from partc.report.html import report_html
+
+    if decision is None:
+        raise PartcError("--html shows times, so it needs --target; `partc targets` lists them")
+    try:
+        path.write_text(report_html(decision), encoding="utf-8")
+    except OSError as error:
+        raise BundleError(f"{path} cannot be written: {error.strerror}") from error
+    print(f"wrote {path}")
+
+
+def _graph_text(graph: Any, decision: Any, *, as_json: bool, as_text: bool) -> str:
+    from partc.report.dot import graph_to_dot
+    from partc.report.json import graph_to_json
+    from partc.report.text import print_graph
+
+    if as_json:
+        return graph_to_json(graph)
+    return print_graph(graph) if as_text else graph_to_dot(graph, decision and decision.plan.cut)
+
+
+def _print_table(
+    columns: Iterable[str], rows: Iterable[tuple[str, ...]], title: str | None = None
+) -> None:
+    from partc.report.terminal import report_console
+
+    table = Table(*columns, title=title)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    report_console(sys.stdout).print(table)
+
+
+def _half_error() -> type[Exception]:
+    """The base of what a bundle's halves raise, if one has been loaded."""
+    from partc.runtime.errors import HalfError
+
+    return HalfError

@@ -1,0 +1,168 @@
+"""The compiler: from a model file to a plan, and from a plan to a bundle."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from partc.codegen.build import host_target, resolve_target, runs_here
+from partc.codegen.bundle import check_output, describe_bundle, staged
+from partc.codegen.glue import model_spec, write_glue
+from partc.codegen.halves import build_half
+from partc.codegen.verify import make_samples, verify
+from partc.frontends.load import Shapes, import_model
+from partc.frontends.source import SourceModel
+from partc.goal import Goal
+from partc.graph import LayerGraph
+from partc.manifest import MANIFEST_NAME, manifest_json
+from partc.passes.annotate import annotate
+from partc.passes.build import build_graph
+from partc.passes.canonicalize import canonicalize
+from partc.passes.cut import find_cut, resolve_pins
+from partc.passes.segment import build_plan_table
+from partc.plan import Cut, PlanTable, Side, make_plan
+from partc.report.decision import Decision
+from partc.report.html import report_html
+from partc.runtime.executor import Executor
+from partc.runtime.spec import ArtifactSpec, ModelSpec
+from partc.targets.link import Link, device_power
+from partc.targets.predictor import Roofline
+
+Progress = Callable[[str], None]
+
+
+def compile_model(
+    model: Any,
+    goal: Goal,
+    output: Path,
+    shapes: Shapes | None = None,
+    examples: Any = None,
+    progress: Progress = lambda _: None,
+) -> tuple[Decision, ...]:
+    """Every step from a model to a bundle.
+
+    Args:
+        model: What :func:`partc.frontends.load.import_model` takes.
+        goal: What to plan and compile for.
+        output: The directory to write; a bundle that is there is replaced once all is well.
+        shapes: Shapes of an ONNX model's inputs, by name.
+        examples: Example inputs of a torch module.
+        progress: Called with a line of text as each step starts.
+
+    Returns:
+        What was decided for each link.
+
+    Raises:
+        PartcError: The model, the goal or the output cannot be worked with; nothing was written.
+    """
+    check_output(output)
+    for target in (goal.target, goal.server):
+        resolve_target(target)
+    progress("Importing the model")
+    source = import_model(model, shapes, examples)
+    graph = lower(source)
+    progress(f"Planning {len(graph.layers)} layers")
+    decisions = decide(graph, goal)
+    table = build_plan_table(decisions[0].graph, [decision.plan.cut for decision in decisions])
+    with staged(output) as staging:
+        spec = model_spec(graph, table, table.find(decisions[0].plan.cut).name)
+        artifacts = _build_halves(graph, table, goal, staging, progress)
+        progress(f"Verifying {len(table.plans)} plans against the source model")
+        _verify(source, spec, graph, table, goal, staging, artifacts)
+        for side, artifact in artifacts.items():
+            write_glue(spec, artifact, side, staging / side.value)
+        (staging / "report.html").write_text(report_html(decisions[0]), encoding="utf-8")
+        manifest = describe_bundle(spec, table, goal, decisions, staging)
+        (staging / MANIFEST_NAME).write_bytes(manifest_json(manifest))
+    return decisions
+
+
+def plan_model(
+    model: Any,
+    goal: Goal,
+    shapes: Shapes | None = None,
+    examples: Any = None,
+    progress: Progress = lambda _: None,
+) -> tuple[Decision, ...]:
+    """The decision for each link, without compiling; arguments as for :func:`compile_model`."""
+    return decide(lower_model(model, shapes, examples, progress), goal)
+
+
+def lower_model(
+    model: Any,
+    shapes: Shapes | None = None,
+    examples: Any = None,
+    progress: Progress = lambda _: None,
+) -> LayerGraph:
+    """A model's layer graph, without costs; arguments as for :func:`compile_model`."""
+    progress("Importing the model")
+    return lower(import_model(model, shapes, examples))
+
+
+def lower(source: SourceModel) -> LayerGraph:
+    """The layer graph of an imported model, without costs."""
+    return build_graph(source.name, canonicalize(source.module), source.inputs, source.outputs)
+
+
+def decide(graph: LayerGraph, goal: Goal) -> tuple[Decision, ...]:
+    """The best plan for each link."""
+    annotated = annotate(
+        graph, Roofline(goal.target), Roofline(goal.server), goal.target.busy_watts
+    )
+    return tuple(_decide(annotated, goal, link) for link in goal.links)
+
+
+def _decide(graph: LayerGraph, goal: Goal, link: Link) -> Decision:
+    power = device_power(goal.target, link)
+    pins = resolve_pins(graph, goal.pins)
+    cut = find_cut(graph, link.conditions, power, goal.objective, pins)
+    return Decision(
+        graph=graph,
+        objective=goal.objective,
+        target=goal.target.name,
+        server=goal.server.name,
+        link=link.name,
+        conditions=link.conditions,
+        power=power,
+        plan=make_plan(graph, cut),
+        device_only=make_plan(graph, Cut.device_only()),
+        server_only=make_plan(graph, Cut.server_only(graph)),
+    )
+
+
+def _build_halves(
+    graph: LayerGraph, table: PlanTable, goal: Goal, staging: Path, progress: Progress
+) -> dict[Side, ArtifactSpec]:
+    artifacts: dict[Side, ArtifactSpec] = {}
+    for side, target in ((Side.DEVICE, goal.target), (Side.SERVER, goal.server)):
+        progress(f"Compiling {len(table.segments)} segments for the {side.value}, {target.name}")
+        directory = staging / side.value
+        directory.mkdir()
+        artifacts[side] = build_half(graph, table, side, target, directory)
+    return artifacts
+
+
+def _verify(
+    source: SourceModel,
+    model: ModelSpec,
+    graph: LayerGraph,
+    table: PlanTable,
+    goal: Goal,
+    staging: Path,
+    artifacts: dict[Side, ArtifactSpec],
+) -> None:
+    """Compare each plan with the source; a half that cannot run here is built for this machine."""
+    targets = {Side.DEVICE: goal.target, Side.SERVER: goal.server}
+    with tempfile.TemporaryDirectory(prefix="partc-verify-") as workspace:
+        executors: dict[Side, Executor] = {}
+        for side, target in targets.items():
+            directory, artifact = staging / side.value, artifacts[side]
+            if not runs_here(target):
+                directory = Path(workspace) / side.value
+                directory.mkdir()
+                artifact = build_half(graph, table, side, host_target(), directory)
+            executors[side] = Executor(directory, artifact)
+        samples = list(make_samples(model, source.examples))
+        verify(model, executors[Side.DEVICE], executors[Side.SERVER], source.reference, samples)

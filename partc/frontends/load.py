@@ -1,0 +1,77 @@
+"""Find the frontend for whatever a user calls a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from partc.errors import ModelError
+from partc.frontends.source import SourceModel
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+_FORMS = "an .onnx file, a .pt2 file from torch.export.save, or package.module:callable"
+
+
+def import_model(model: Any, shapes: Shapes | None = None, examples: Any = None) -> SourceModel:
+    """Import a model, whatever framework it comes from.
+
+    Args:
+        model: A path to an ``.onnx`` or ``.pt2`` file, ``package.module:callable``, an
+            ``onnx.ModelProto``, a ``torch.nn.Module``, an ``fx.GraphModule`` or an
+            ``ExportedProgram``.
+        shapes: Shapes of an ONNX model's inputs, by name.
+        examples: Example inputs of a torch module.
+
+    Raises:
+        ModelError: There is no such model, or it cannot be compiled.
+    """
+    if isinstance(model, (str, Path)):
+        return _import_named(str(model), shapes)
+    if type(model).__name__ == "ModelProto":
+        return _import_onnx(model, shapes)
+    return _import_torch(model, shapes, examples)
+
+
+def _import_named(name: str, shapes: Shapes | None) -> SourceModel:
+    path = Path(name)
+    if path.suffix == ".onnx":
+        return _import_onnx(path, shapes)
+    if path.suffix in (".pt2", ".pt", ".pth"):
+        return _import_torch(path, shapes, None)
+    if ":" in name and not path.exists():
+        _refuse_shapes(shapes)
+        module, examples = _torch_frontend().load_callable(name)
+        return _import_torch(module, shapes, examples)
+    if not path.exists():
+        raise ModelError(f"there is no model file {name}; a model is {_FORMS}")
+    raise ModelError(f"{name} is no model that partc knows; a model is {_FORMS}")
+
+
+def _import_onnx(model: Any, shapes: Shapes | None) -> SourceModel:
+    from partc.frontends.onnx import import_onnx
+
+    return import_onnx(model, shapes)
+
+
+def _import_torch(model: Any, shapes: Shapes | None, examples: Any) -> SourceModel:
+    _refuse_shapes(shapes)
+    return _torch_frontend().import_torch(model, examples)
+
+
+def _torch_frontend() -> Any:
+    try:
+        from partc.frontends import torch
+    except ImportError as error:
+        raise ModelError(
+            "a torch model needs torch, which is not installed; run: pip install 'partc[torch]'"
+        ) from error
+    return torch
+
+
+def _refuse_shapes(shapes: Shapes | None) -> None:
+    if shapes:
+        raise ModelError(
+            "shapes are given for ONNX models; a torch model's are those of its example inputs"
+        )

@@ -1,0 +1,65 @@
+"""What a user wants a model planned for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from partc.errors import PartcError
+from partc.plan import Objective, Side
+from partc.targets.link import Link, load_link
+from partc.targets.target import Target, load_target
+
+Pins = Sequence[tuple[str, Side]]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What to plan for.
+
+    Args:
+        target: The device.
+        server: The server.
+        links: What may lie between them; the first is the one that a bundle's default is for.
+        objective: What a plan is to be best at.
+        pins: Patterns of layer names and the side on which those layers have to be.
+    """
+
+    target: Target
+    server: Target
+    links: tuple[Link, ...]
+    objective: Objective
+    pins: tuple[tuple[str, Side], ...]
+
+
+def make_goal(
+    target: str,
+    server: str = "x86-64-v3",
+    link: str | Sequence[str] = "wifi",
+    objective: str = "latency",
+    pins: Pins = (),
+) -> Goal:
+    """Look up targets and links by name, or read them from ``.toml`` files.
+
+    Raises:
+        TargetError: One of them is unknown or described wrongly.
+        PartcError: No link is given, or there is no such objective.
+    """
+    links = (link,) if isinstance(link, str) else tuple(dict.fromkeys(link))
+    if not links:
+        raise PartcError("a plan needs at least one link; `partc links` lists them")
+    return Goal(
+        target=load_target(target),
+        server=load_target(server),
+        links=tuple(load_link(name) for name in links),
+        objective=_objective(objective),
+        pins=tuple(pins),
+    )
+
+
+def _objective(name: str) -> Objective:
+    try:
+        return Objective(name)
+    except ValueError as error:
+        known = " or ".join(objective.value for objective in Objective)
+        raise PartcError(f"the objective is {known}, not {name!r}") from error
