@@ -1,0 +1,108 @@
+"""Layer graphs for tests, drawn at random or written in a few words, and all of their cuts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from partc.graph import Layer, LayerCost, LayerGraph, Tensor, TensorType
+from partc.plan import Conditions, Cut, DevicePower
+
+thorough = settings(max_examples=100, deadline=None)
+
+# Whole numbers add up exactly, so plans that cost the same compare as equal.
+whole_costs = st.integers(0, 20).map(float)
+any_costs = st.one_of(whole_costs, st.floats(0, 50, allow_subnormal=False))
+
+
+def conditions(costs: st.SearchStrategy[float] = whole_costs) -> st.SearchStrategy[Conditions]:
+    """At 8 Mbit/s a kilobyte takes a millisecond."""
+    return st.builds(
+        Conditions,
+        uplink_mbps=st.sampled_from([4.0, 8.0, 16.0]),
+        downlink_mbps=st.sampled_from([4.0, 8.0, 16.0]),
+        round_trip_ms=st.one_of(st.just(0.0), costs),
+        load=st.sampled_from([1.0, 0.5, 2.0]),
+    )
+
+
+def powers(watts: st.SearchStrategy[float] = whole_costs) -> st.SearchStrategy[DevicePower]:
+    return st.builds(DevicePower, *[watts] * 4)
+
+
+def _tensor(draw: st.DrawFn, name: str) -> Tensor:
+    return Tensor(name, TensorType("uint8", (1000 * draw(st.integers(0, 20)),)))
+
+
+@st.composite
+def layer_graphs(
+    draw: st.DrawFn, costs: st.SearchStrategy[float] = whole_costs, max_layers: int = 10
+) -> LayerGraph:
+    """Annotated DAGs with shared and unused tensors, several inputs and outputs.
+
+    An output may be returned twice, be read inside as well, or be an input.
+    """
+    inputs = tuple(_tensor(draw, f"x{index}") for index in range(draw(st.integers(1, 3))))
+    tensors = list(inputs)
+    layers: list[Layer] = []
+    for position in range(draw(st.integers(0, max_layers))):
+        read = draw(st.lists(st.sampled_from(tensors), max_size=3, unique=True))
+        made = [_tensor(draw, f"t{position}{suffix}") for suffix in "ab"[: draw(st.integers(1, 2))]]
+        cost = draw(st.builds(LayerCost, costs, costs, costs))
+        layers.append(Layer(f"layer{position}", "toy", tuple(read), tuple(made), cost=cost))
+        tensors += made
+    outputs = draw(st.lists(st.sampled_from(tensors), min_size=1, max_size=3))
+    return LayerGraph("random", inputs, tuple(layers), tuple(outputs))
+
+
+def tiny_graph(
+    kilobytes: Mapping[str, int], layers: Mapping[str, tuple[str, float, float]], outputs: str
+) -> LayerGraph:
+    """A graph from the size of every tensor and ``name: ("reads -> makes", device, server ms)``.
+
+    What no layer makes is an input. Every layer draws 2 W on the device.
+    """
+
+    def tensors(names: str) -> tuple[Tensor, ...]:
+        return tuple(
+            Tensor(name, TensorType("uint8", (1000 * kilobytes[name],))) for name in names.split()
+        )
+
+    def layer(name: str, edges: str, device_ms: float, server_ms: float) -> Layer:
+        read, made = edges.split("->")
+        cost = LayerCost(device_ms, server_ms, device_mj=2 * device_ms)
+        return Layer(name, "toy", tensors(read), tensors(made), cost=cost)
+
+    built = tuple(layer(name, *spec) for name, spec in layers.items())
+    made = {tensor.name for layer in built for tensor in layer.outputs}
+    inputs = tensors(" ".join(name for name in kilobytes if name not in made))
+    return LayerGraph("tiny", inputs, built, tensors(outputs))
+
+
+def all_cuts(graph: LayerGraph) -> Iterator[Cut]:
+    """Every cut in which the server feeds no device layer, by trying both sides of each layer."""
+    yield from (Cut(server) for server in _server_sides(graph, 0, frozenset()))
+
+
+def _server_sides(
+    graph: LayerGraph, position: int, server: frozenset[str]
+) -> Iterator[frozenset[str]]:
+    if position == len(graph.layers):
+        yield server
+        return
+    layer = graph.layers[position]
+    yield from _server_sides(graph, position + 1, server | {layer.name})
+    makers = (graph.producers.get(tensor.name) for tensor in layer.inputs)
+    if all(maker is None or maker.name not in server for maker in makers):
+        yield from _server_sides(graph, position + 1, server)
+
+
+@st.composite
+def graphs_and_cuts(
+    draw: st.DrawFn, max_layers: int = 10, max_cuts: int = 5
+) -> tuple[LayerGraph, list[Cut]]:
+    """A graph and some of its cuts, in any order and not all distinct."""
+    graph = draw(layer_graphs(max_layers=max_layers))
+    return graph, draw(st.lists(st.sampled_from(list(all_cuts(graph))), max_size=max_cuts))
