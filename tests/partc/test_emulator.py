@@ -405,21 +405,6 @@ def test_what_is_no_address_is_refused(text: str, problem: str) -> None:
         parse_address(text)
 
 
-@pytest.mark.parametrize(
-    "conditions",
-    [
-        Conditions(0, 1, 1),
-        Conditions(1, -1, 1),
-        Conditions(1, 1, -1),
-        Conditions(float("nan"), 1, 1),
-        Conditions(1, float("inf"), 1),
-    ],
-)
-def test_an_impossible_link_is_refused(conditions: Conditions) -> None:
-    with pytest.raises(TargetError, match="a link needs rates above 0"):
-        run_emulator(ANY_PORT, ("127.0.0.1", 1), conditions, announce=pytest.fail)
-
-
 @pytest.mark.parametrize("times_s", [(-1, 1), (0, 0), (0, float("inf")), (float("nan"), 1)])
 def test_an_impossible_outage_is_refused(times_s: tuple[float, float]) -> None:
     with pytest.raises(TargetError, match="an outage needs"):
