@@ -1,0 +1,329 @@
+"""The device half: runs its part of a plan and asks the server for the rest."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import grpc
+import numpy as np
+
+from . import oip
+from .errors import HalfError, InputError, ProtocolError, ServerError
+from .executor import Executor, Request
+from .protobuf import decode, encode
+from .spec import ArtifactSpec, ModelSpec, PlanSpec
+from .tensors import Array, check_arrays, describe, pack, tensor_metadata, unpack
+
+_Reply = TypeVar("_Reply")
+_CHANNEL_OPTIONS = (
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Where a request's time went.
+
+    Args:
+        device_ms: Running the device's segments and fetching what they made.
+        server_ms: On the server, waiting for other requests included, as the server says.
+        transfer_ms: The rest of the time until the answer was there: the link, both ways.
+    """
+
+    device_ms: float
+    server_ms: float
+    transfer_ms: float
+
+
+class Client:
+    """A model that runs on this device and, once connected, on a server.
+
+    Any number of threads may use it; ``last_timing`` is then any one's.
+
+    Args:
+        model: The signature and the plans.
+        executor: Holds the device's segments.
+    """
+
+    def __init__(self, model: ModelSpec, executor: Executor) -> None:
+        self._model = model
+        self._executor = executor
+        self._plans = {plan.name: plan for plan in model.plans}
+        self._server: Connection | None = None
+        self.last_timing: Timing | None = None
+
+    def connect(self, address: str, timeout_s: float = 10.0) -> Client:
+        """Wait for the server at ``HOST:PORT`` and make sure that it has the same model.
+
+        Raises:
+            InputError: The address is no HOST:PORT.
+            ServerError: No server answered in time, or it has another model.
+        """
+        server = Connection(address)
+        try:
+            server.wait_until_ready(timeout_s)
+            server.check_model(self._model, timeout_s)
+        except HalfError:
+            server.close()
+            raise
+        self.close()
+        self._server = server
+        return self
+
+    def close(self) -> None:
+        """Leave the server; plans that need none still run."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    def infer(
+        self, inputs: Mapping[str, Array], plan: str | None = None, timeout_s: float = 60.0
+    ) -> dict[str, Array]:
+        """Run the model.
+
+        Args:
+            inputs: Arrays of the model's dtypes and shapes, by name.
+            plan: Name of a plan; None means the model's default plan.
+            timeout_s: How long the server may take to answer.
+
+        Returns:
+            The outputs by name, in the model's order; nobody else holds these arrays.
+
+        Raises:
+            InputError: An input does not fit, there is no such plan, or the plan needs a server
+                and the client is not connected.
+            ServerError: The server did not answer, or not as it should.
+            ExecutionError: A segment failed on the device.
+        """
+        chosen = self._find_plan(plan)
+        server = self._find_server(chosen)
+        request = self._executor.request(check_arrays(self._model.inputs, inputs))
+        started = time.perf_counter()
+        request.run(chosen.device_segments)
+        sent = {spec.name: request.array(spec.name) for spec in chosen.upload}
+        outputs = self._local_outputs(request, chosen, inputs)
+        device_ms = (time.perf_counter() - started) * 1e3
+        server_ms, transfer_ms = 0.0, 0.0
+        if server is not None:
+            received, server_ms = server.infer(self._model.name, chosen, sent, timeout_s)
+            outputs |= received
+            transfer_ms = (time.perf_counter() - started) * 1e3 - device_ms - server_ms
+        self.last_timing = Timing(device_ms, server_ms, transfer_ms)
+        return {spec.name: outputs[spec.name] for spec in self._model.outputs}
+
+    def _find_plan(self, name: str | None) -> PlanSpec:
+        plan = self._plans.get(self._model.default_plan if name is None else name)
+        if plan is None:
+            raise InputError(f"unknown plan {name!r}; known are {', '.join(self._plans)}")
+        return plan
+
+    def _find_server(self, plan: PlanSpec) -> Connection | None:
+        """The server, if the plan needs it."""
+        if not plan.server_segments:
+            return None
+        if self._server is None:
+            raise InputError(
+                f"plan {plan.name!r} needs the server; connect to one or use plan 'device-only'"
+            )
+        return self._server
+
+    def _local_outputs(
+        self, request: Request, plan: PlanSpec, inputs: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        """The outputs that the server does not make."""
+        remote = {spec.name for spec in plan.download}
+        names = [spec.name for spec in self._model.outputs if spec.name not in remote]
+        return {
+            name: request.array(name).copy() if name in inputs else request.array(name)
+            for name in names
+        }
+
+
+class Connection:
+    """A channel to an Open Inference Protocol server.
+
+    Args:
+        address: ``HOST:PORT``.
+
+    Raises:
+        InputError: The address is no HOST:PORT.
+    """
+
+    def __init__(self, address: str) -> None:
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdecimal():
+            raise InputError(f"a server's address is HOST:PORT, for example board:8001: {address}")
+        self._address = address
+        self._channel = grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
+
+    def close(self) -> None:
+        """Close the channel."""
+        self._channel.close()
+
+    def wait_until_ready(self, timeout_s: float) -> None:
+        """Wait until a server listens and says that it can take requests.
+
+        Raises:
+            ServerError: None did in time.
+        """
+        try:
+            grpc.channel_ready_future(self._channel).result(timeout_s)
+        except grpc.FutureTimeoutError as error:
+            raise ServerError(
+                f"no server answered at {self._address} within {timeout_s:g} s; "
+                "start the server half there, or give another address"
+            ) from error
+        request = self._send("ServerReady", oip.ServerReadyRequest(), timeout_s)
+        if not self._receive(request, oip.ServerReadyResponse).ready:
+            raise ServerError(f"the server at {self._address} is not ready yet; try again later")
+
+    def check_model(self, model: ModelSpec, timeout_s: float) -> None:
+        """Make sure that the server offers each plan with the same tensors at its cut.
+
+        Raises:
+            ServerError: It does not.
+        """
+        calls = {
+            plan: self._send(
+                "ModelMetadata", oip.ModelMetadataRequest(model.name, str(plan.version)), timeout_s
+            )
+            for plan in model.plans
+            if plan.server_segments
+        }
+        for plan, call in calls.items():
+            found = self._receive(call, oip.ModelMetadataResponse)
+            expected = (tensor_metadata(plan.upload), tensor_metadata(plan.download))
+            if (found.inputs, found.outputs) != expected:
+                raise ServerError(
+                    f"the server at {self._address} has another model named {model.name!r}: "
+                    f"version {plan.version} differs; deploy both halves of one bundle"
+                )
+
+    def infer(
+        self, model_name: str, plan: PlanSpec, arrays: Mapping[str, Array], timeout_s: float
+    ) -> tuple[dict[str, Array], float]:
+        """Let the server do its part of a plan.
+
+        Returns:
+            What it made, by name, and how many milliseconds it took to.
+
+        Raises:
+            ServerError: The server did not answer, or not as it should.
+        """
+        tensors, raw = pack(plan.upload, arrays)
+        request = oip.ModelInferRequest(
+            model_name=model_name,
+            model_version=str(plan.version),
+            inputs=tensors,
+            raw_input_contents=raw,
+        )
+        reply = self._receive(self._send("ModelInfer", request, timeout_s), oip.ModelInferResponse)
+        try:
+            made = unpack(plan.download, reply.outputs, reply.raw_output_contents)
+        except InputError as error:
+            raise ServerError(f"the server at {self._address} answered wrongly: {error}") from error
+        return {name: array.copy() for name, array in made.items()}, _server_ms(reply)
+
+    def _send(self, method: str, request: object, timeout_s: float) -> grpc.Future[bytes]:
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes]
+        call = self._channel.unary_unary(f"/{oip.SERVICE}/{method}")
+        return call.future(encode(request), timeout=timeout_s)
+
+    def _receive(self, call: grpc.Future[bytes], reply_type: type[_Reply]) -> _Reply:
+        """Wait for a reply; the one place where gRPC's errors are translated."""
+        try:
+            return decode(reply_type, call.result())
+        except grpc.RpcError as error:
+            raise ServerError(
+                f"the server at {self._address} failed with {error.code().name}: {error.details()}"
+            ) from error
+        except (grpc.FutureCancelledError, ProtocolError) as error:
+            raise ServerError(f"the server at {self._address} gave no answer: {error}") from error
+
+
+def _server_ms(reply: oip.ModelInferResponse) -> float:
+    """The server's own time; 0 from a server that does not say."""
+    for parameter in reply.parameters:
+        if parameter.key == oip.SERVER_MS and parameter.value is not None:
+            return parameter.value.double_param or 0.0
+    return 0.0
+
+
+def main(
+    model: ModelSpec, artifact: ArtifactSpec, directory: Path, argv: Sequence[str] | None = None
+) -> int:
+    """The program of the device half: run the model once on arrays from files.
+
+    Returns:
+        The exit status: 0, or 2 after an error message.
+    """
+    options = _parse(model, argv)
+    try:
+        inputs = dict(_load_input(argument) for argument in options.input)
+        client = Client(model, Executor(directory, artifact))
+        if options.server:
+            client.connect(options.server)
+        outputs = client.infer(inputs, options.plan)
+        client.close()
+        if options.output:
+            _save_outputs(options.output, outputs)
+    except HalfError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for name, array in outputs.items():
+        print(_summarise(name, array))
+    return 0
+
+
+def _parse(model: ModelSpec, argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=f"Run {model.name} once.")
+    parser.add_argument("--server", metavar="HOST:PORT", help="where the server half listens")
+    parser.add_argument(
+        "--plan",
+        help=f"one of {', '.join(plan.name for plan in model.plans)} (%(default)s)",
+        default=model.default_plan,
+    )
+    parser.add_argument(
+        "--input",
+        metavar="NAME=FILE",
+        action="append",
+        default=[],
+        help=f"a .npy file for each of {', '.join(spec.name for spec in model.inputs)}",
+    )
+    parser.add_argument(
+        "--output", metavar="DIR", type=Path, help="write every output as NAME.npy there"
+    )
+    return parser.parse_args(argv)
+
+
+def _load_input(argument: str) -> tuple[str, Array]:
+    name, separator, path = argument.partition("=")
+    if not separator:
+        raise InputError(f"an input is NAME=FILE, for example image=image.npy: {argument}")
+    try:
+        with Path(path).open("rb") as file:
+            return name, np.lib.format.read_array(file, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"input {name!r} cannot be read from {path}: {error}") from error
+
+
+def _save_outputs(directory: Path, outputs: Mapping[str, Array]) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, array in outputs.items():
+            np.save(directory / f"{name.replace('/', '_')}.npy", array, allow_pickle=False)
+    except OSError as error:
+        raise InputError(f"the outputs cannot be written to {directory}: {error}") from error
+
+
+def _summarise(name: str, array: Array) -> str:
+    values = " ".join(f"{value:.6g}" for value in array.reshape(-1)[:5].tolist())
+    more = " …" if array.size > 5 else ""
+    return f"{name}: {describe(array.dtype, array.shape)} = {values}{more}"
