@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import keyword
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -22,10 +23,14 @@ PROGRAMS = {Side.DEVICE: "client", Side.SERVER: "server"}
 _RESERVED = frozenset(("plan", "self"))
 
 
-def model_spec(graph: LayerGraph, table: PlanTable, default_plan: str) -> ModelSpec:
+def model_spec(
+    graph: LayerGraph, table: PlanTable, default_plan: str, artifacts: Iterable[ArtifactSpec]
+) -> ModelSpec:
     """The facts about a model and its plans that both halves need."""
+    digests = [digest for half in artifacts for digest in (half.library_sha256, half.params_sha256)]
     return ModelSpec(
         name=graph.name,
+        digest=hashlib.sha256("".join(digests).encode()).hexdigest(),
         inputs=_tensor_specs(graph.inputs),
         outputs=_tensor_specs(graph.outputs),
         plans=tuple(_plan_spec(plan, version) for version, plan in enumerate(table.plans)),

@@ -67,8 +67,9 @@ def compile_model(
     decisions = decide(graph, goal)
     table = build_plan_table(decisions[0].graph, [decision.plan.cut for decision in decisions])
     with staged(output) as staging:
-        spec = model_spec(graph, table, table.find(decisions[0].plan.cut).name)
         artifacts = _build_halves(graph, table, goal, staging, progress)
+        default_plan = table.find(decisions[0].plan.cut).name
+        spec = model_spec(graph, table, default_plan, artifacts.values())
         progress(f"Verifying {len(table.plans)} plans against the source model")
         _verify(source, spec, graph, table, goal, staging, artifacts)
         for side, artifact in artifacts.items():

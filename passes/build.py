@@ -267,7 +267,7 @@ def _tensor_names(
     unique = _UniqueNames(names.values())
     for binding in body.bindings:
         if binding.var not in names:
-            names[binding.var] = unique(binding.var.name)
+            names[binding.var] = unique(str(binding.var.name))
     return names
 
 
@@ -275,7 +275,7 @@ def _layer_names(nodes: _Nodes, groups: Sequence[tuple[int, ...]]) -> Iterator[s
     """Name each layer after the first operator in it that the source named, or else by its kind."""
     unique = _UniqueNames(())
     for group in groups:
-        hints = (binding.var.name for node in group for binding in nodes.bindings[node])
+        hints = (str(binding.var.name) for node in group for binding in nodes.bindings[node])
         named = (hint for hint in hints if not _ANONYMOUS.fullmatch(hint))
         yield unique(next(named, layer_kind(nodes.call(group[0]))))
 

@@ -18,7 +18,7 @@ from .errors import HalfError, InputError, ProtocolError, ServerError
 from .executor import Executor, Request
 from .protobuf import decode, encode
 from .spec import ArtifactSpec, ModelSpec, PlanSpec
-from .tensors import Array, check_arrays, describe, pack, tensor_metadata, unpack
+from .tensors import Array, check_arrays, describe, pack, unpack
 
 _Reply = TypeVar("_Reply")
 _CHANNEL_OPTIONS = (
@@ -185,26 +185,19 @@ class Connection:
             raise ServerError(f"the server at {self._address} is not ready yet; try again later")
 
     def check_model(self, model: ModelSpec, timeout_s: float) -> None:
-        """Make sure that the server offers each plan with the same tensors at its cut.
+        """Make sure that the server is the other half of the same bundle.
 
         Raises:
-            ServerError: It does not.
+            ServerError: It is not.
         """
-        calls = {
-            plan: self._send(
-                "ModelMetadata", oip.ModelMetadataRequest(model.name, str(plan.version)), timeout_s
+        request = oip.ModelMetadataRequest(model.name)
+        call = self._send("ModelMetadata", request, timeout_s)
+        found = self._receive(call, oip.ModelMetadataResponse)
+        if found.platform != model.platform:
+            raise ServerError(
+                f"the server at {self._address} has another model named {model.name!r}; "
+                "deploy both halves of one bundle"
             )
-            for plan in model.plans
-            if plan.server_segments
-        }
-        for plan, call in calls.items():
-            found = self._receive(call, oip.ModelMetadataResponse)
-            expected = (tensor_metadata(plan.upload), tensor_metadata(plan.download))
-            if (found.inputs, found.outputs) != expected:
-                raise ServerError(
-                    f"the server at {self._address} has another model named {model.name!r}: "
-                    f"version {plan.version} differs; deploy both halves of one bundle"
-                )
 
     def infer(
         self, model_name: str, plan: PlanSpec, arrays: Mapping[str, Array], timeout_s: float

@@ -77,7 +77,7 @@ class InferenceService:
         return oip.ModelMetadataResponse(
             name=self.model.name,
             versions=tuple(self.versions),
-            platform=PLATFORM,
+            platform=self.model.platform,
             inputs=tensor_metadata(plan.upload),
             outputs=tensor_metadata(plan.download),
         )

@@ -48,13 +48,23 @@ class PlanSpec:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """The signature of a model and its plans; the same in both halves of a bundle."""
+    """The signature of a model and its plans; the same in both halves of a bundle.
+
+    ``digest`` follows from the code and the weights of both halves, so that halves of different
+    bundles do not take each other for their own.
+    """
 
     name: str
+    digest: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     plans: tuple[PlanSpec, ...]
     default_plan: str
+
+    @property
+    def platform(self) -> str:
+        """What the server says that it runs: partc, and which bundle of it."""
+        return f"partc {self.digest}"
 
 
 @dataclass(frozen=True)
