@@ -41,6 +41,7 @@ SEGMENTS = (
 _NAMES = ("segment_0", "segment_1")
 MODEL = ModelSpec(
     name="toy",
+    digest="0123456789abcdef" * 4,
     inputs=(IMAGE, OFFSET),
     outputs=(SCORES, HIDDEN, IMAGE),
     plans=(

@@ -126,10 +126,9 @@ def test_refuses_another_model(
     renamed = replace(toy.model, name="other")
     with pytest.raises(ServerError, match="failed with NOT_FOUND: unknown model 'other'; this ser"):
         Client(renamed, toy_executor).connect(address)
-    cut = replace(toy.model.plans[2], upload=toy.model.inputs)
-    changed = replace(toy.model, plans=(*toy.model.plans[:2], cut))
-    with pytest.raises(ServerError, match="version 2 differs; deploy both halves of one bundle"):
-        Client(changed, toy_executor).connect(address)
+    retrained = replace(toy.model, digest="f" * 64)
+    with pytest.raises(ServerError, match="another model named 'toy'; deploy both halves of one"):
+        Client(retrained, toy_executor).connect(address)
 
 
 def test_refuses_a_server_that_is_not_ready(

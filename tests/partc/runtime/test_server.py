@@ -75,12 +75,14 @@ def test_says_which_models_are_ready(
 
 
 @pytest.mark.parametrize("version", ["", "0"])
-def test_describes_the_whole_model(client: triton.InferenceServerClient, version: str) -> None:
+def test_describes_the_whole_model(
+    toy: Any, client: triton.InferenceServerClient, version: str
+) -> None:
     metadata = client.get_model_metadata("toy", version, as_json=True)
     assert metadata == {
         "name": "toy",
         "versions": ["0", "2"],
-        "platform": "partc",
+        "platform": toy.model.platform,
         "inputs": [
             {"name": "image", "datatype": "FP32", "shape": ["2", "4"]},
             {"name": "offset", "datatype": "INT64", "shape": ["4"]},
