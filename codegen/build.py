@@ -16,10 +16,12 @@ import tvm_ffi
 from tvm import relax
 from tvm.relax.backend.cpu_generic import pipeline as cpu_passes
 from tvm.relax.backend.cuda import pipeline as cuda_passes
+from tvm.s_tir.dlight import ApplyDefaultSchedule
 
 from partc.codegen.cuda import compile_kernels, replace_source
 from partc.codegen.host import TvmTarget, can_execute, host_attributes
 from partc.codegen.link import ARCHITECTURES, link_library
+from partc.codegen.schedule import LoopOrder
 from partc.errors import CompilerError, TargetError
 from partc.targets.target import Target, load_target
 
@@ -50,7 +52,7 @@ def build_library(module: tvm.IRModule, target: Target, path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="partc-build-") as directory:
         workspace = Path(directory)
         try:
-            executable, objects = _compile(module, tvm_target, workspace)
+            executable, objects = _compile(module, tvm_target, target.threads, workspace)
         except Exception as error:
             raise CompilerError(f"TVM failed to compile for {target.name}: {error}") from error
         embedding = _embed(_imports(executable, tvm_target), workspace)
@@ -105,10 +107,11 @@ def _architecture(target: TvmTarget) -> str:
 
 
 def _compile(
-    module: tvm.IRModule, target: TvmTarget, workspace: Path
+    module: tvm.IRModule, target: TvmTarget, threads: int, workspace: Path
 ) -> tuple[tvm.runtime.Module, list[Path]]:
     with _no_cuda_driver():
-        executable = relax.build(module, target, relax_pipeline=_pipeline(target)).mod
+        pipeline = _pipeline(target, threads)
+        executable = relax.build(module, target, relax_pipeline=pipeline).mod
     objects: list[Path] = []
     for index, kernels in enumerate(executable.imports):
         if kernels.kind == "llvm":  # where there is no kernel at all, TVM puts an empty C file
@@ -117,12 +120,14 @@ def _compile(
     return executable, objects
 
 
-def _pipeline(target: TvmTarget) -> tvm.transform.Pass:
-    backend: Any = cuda_passes if target.kind.name == "cuda" else cpu_passes
+def _pipeline(target: TvmTarget, threads: int) -> tvm.transform.Pass:
+    on_gpu = target.kind.name == "cuda"
+    backend: Any = cuda_passes if on_gpu else cpu_passes
     return tvm.transform.Sequential(
         [
             *backend.library_dispatch_passes(target),
             *backend.legalize_passes(target),
+            *([] if on_gpu else [ApplyDefaultSchedule(LoopOrder(threads))]),
             *backend.dataflow_lower_passes(target),
             *backend.finalize_passes(target),
         ]
