@@ -1,0 +1,94 @@
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false, reportUntypedBaseClass=false
+# TVM ships no types
+"""Relax operators where TVM's ONNX importer would emit loop nests.
+
+A loop nest is opaque to every later pass: it can be neither simplified, fused by kind, nor counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from tvm import relax, topi
+from tvm.ir import Expr, GenericConst
+
+
+class OperatorBuilder(relax.BlockBuilder):
+    """A builder that emits the operators that functions of TOPI stand for, never a loop nest."""
+
+    def emit_te(self, func: Callable[..., object], *args: Any, **kwargs: Any) -> relax.Var:
+        if func not in _OPERATORS:
+            raise NotImplementedError(f"no Relax operator does what topi.{func.__name__} does")
+        return self.emit(_OPERATORS[func](*args, **kwargs))
+
+    def _exit_function_scope(self, exc_type: Any, exc_val: Any, exc_tb: Any) -> None:
+        if exc_type is not None:  # or TVM warns, on standard error, of a function never finished
+            self._end_block()
+            self.end_scope()
+        super()._exit_function_scope(exc_type, exc_val, exc_tb)
+
+
+def convert_clip(inputs: Sequence[Any], attrs: Mapping[str, Any]) -> Expr | None:
+    """Clip between constants; None if a bound is computed.
+
+    A bound that is missing or not a number does not bound; the upper bound has the last word.
+    """
+    operands: list[Any] = [*inputs, None, None]
+    data, given = operands[0], operands[1:3]
+    if not all(bound is None or isinstance(bound, GenericConst) for bound in given):
+        return None
+    dtype = np.dtype(str(data.ty.dtype.dtype))
+    integral = np.issubdtype(dtype, np.integer)
+    widest = (np.iinfo(dtype).min, np.iinfo(dtype).max) if integral else (-np.inf, np.inf)
+    low, high = (
+        _bound(bound, attrs.get(name, fallback), fallback)
+        for bound, name, fallback in zip(given, ("min", "max"), widest, strict=True)
+    )
+    return relax.op.clip(data, relax.prim_value(min(low, high)), relax.prim_value(high))
+
+
+def _bound(given: Any, attribute: float, fallback: float) -> float:
+    value = attribute if given is None else given.value.numpy().item()
+    return fallback if np.isnan(value) else value
+
+
+def _pad(mode: str) -> Callable[..., Expr]:
+    def convert(
+        data: Expr, before: Sequence[int], after: Sequence[int], value: float = 0.0
+    ) -> Expr:
+        widths = [int(width) for pair in zip(before, after, strict=True) for width in pair]
+        return relax.op.nn.pad(data, widths, mode, value)
+
+    return convert
+
+
+def _mirror_pad(data: Expr, before: Sequence[int], after: Sequence[int], mode: str) -> Expr:
+    return _pad(mode.lower())(data, before, after)
+
+
+def _binary(operator: Callable[[Expr, Expr], Expr]) -> Callable[[Expr, Expr | float], Expr]:
+    def convert(data: Any, other: Expr | float) -> Expr:
+        scalar = isinstance(other, (int, float))
+        return operator(data, relax.const(other, data.ty.dtype.dtype) if scalar else other)
+
+    return convert
+
+
+def _einsum(equation: str, *operands: Expr) -> Expr:
+    return relax.op.einsum(operands, equation)
+
+
+_OPERATORS: Mapping[Callable[..., object], Callable[..., Expr]] = {
+    topi.maximum: _binary(relax.op.maximum),
+    topi.minimum: _binary(relax.op.minimum),
+    topi.flip: relax.op.flip,
+    topi.tile: relax.op.tile,
+    topi.einsum: _einsum,
+    topi.nn.pad: _pad("constant"),
+    topi.nn.mirror_pad: _mirror_pad,
+    topi.nn.replicate_pad: _pad("replicate"),
+    topi.nn.circular_pad: _pad("circular"),
+}
