@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +9,13 @@ import onnx.parser
 import onnxslim
 import pytest
 import rapidocr_onnxruntime
-import tvm
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
-from tvm import relax
+from onnx_models import assert_agrees, bindings, operators, parse, refusal
 
-from partc.errors import CompilerError, ModelError
+from partc.errors import CompilerError
 from partc.frontends.onnx import import_onnx
-from partc.frontends.source import SourceModel
 from partc.graph import Tensor, TensorType
 
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
@@ -29,67 +25,6 @@ DETECTION = OCR / "ch_PP-OCRv4_det_infer.onnx"
 CLASSIFICATION = OCR / "ch_ppocr_mobile_v2.0_cls_infer.onnx"
 QUICK = ["inception_v1", "shufflenet", "squeezenet"]
 SLOW = ["bvlc_alexnet", "densenet121", "inception_v2", "resnet50", "vgg19", "zfnet512"]
-
-
-def parse(body: str, opset: int = 17, header: str = "") -> ModelProto:
-    opsets = f'opset_import: ["" : {opset}{header}]'
-    return onnx.parser.parse_model(f"<ir_version: 8, {opsets}> {body}")
-
-
-def bindings(source: SourceModel) -> dict[str, relax.Expr]:
-    blocks = source.module["main"].body.blocks
-    pairs = [(binding.var.name, binding.value) for block in blocks for binding in block.bindings]
-    assert len({name for name, _ in pairs}) == len(pairs)
-    return dict(pairs)
-
-
-def operators(source: SourceModel) -> dict[str, str]:
-    return {
-        name: value.op.name.removeprefix("relax.")
-        for name, value in bindings(source).items()
-        if isinstance(value, relax.Call)
-    }
-
-
-def random_inputs(source: SourceModel) -> dict[str, NDArray[np.generic]]:
-    rng = np.random.default_rng(0)
-    return {
-        tensor.name: rng.standard_normal(tensor.type.shape).astype(tensor.type.dtype)
-        for tensor in source.inputs
-    }
-
-
-def run_compiled(
-    source: SourceModel, inputs: Mapping[str, NDArray[np.generic]]
-) -> dict[str, NDArray[np.generic]]:
-    module = relax.get_pipeline("zero")(source.module)
-    machine = relax.VirtualMachine(tvm.compile(module, "llvm"), tvm.cpu())
-    results = machine["main"](
-        *(tvm.runtime.tensor(inputs[tensor.name]) for tensor in source.inputs)
-    )
-    return {
-        tensor.name: result.numpy() for tensor, result in zip(source.outputs, results, strict=True)
-    }
-
-
-def assert_agrees(source: SourceModel, inputs: Mapping[str, NDArray[np.generic]] | None = None):
-    inputs = inputs or random_inputs(source)
-    expected, found = source.reference(inputs), run_compiled(source, inputs)
-    assert list(found) == list(expected)
-    for tensor in source.outputs:
-        assert found[tensor.name].dtype == tensor.type.dtype
-        assert found[tensor.name].shape == expected[tensor.name].shape == tensor.type.shape
-        scale = np.abs(expected[tensor.name]).max()
-        np.testing.assert_allclose(
-            found[tensor.name], expected[tensor.name], rtol=0, atol=1e-4 * scale
-        )
-
-
-def refusal(model: Path | ModelProto, shapes: Mapping[str, tuple[int, ...]] | None = None) -> str:
-    with pytest.raises(ModelError) as caught:
-        import_onnx(model, shapes)
-    assert "Traceback" not in str(caught.value)
-    return str(caught.value)
 
 
 class TestRealModels:
@@ -388,192 +323,6 @@ class TestFolding:
         monkeypatch.setattr(onnxslim, "slim", rename)
         with pytest.raises(CompilerError, match="changed the outputs of model 'net'"):
             import_onnx(parse(self.MODEL))
-
-
-class TestShapes:
-    MODEL = "net (float[n,3,h] x, float[2] s) => (float[n,3,h] y) { y = Relu(x) t = Relu(s) }"
-
-    def test_unknown_input(self):
-        assert refusal(parse(self.MODEL), {"z": (1,)}) == (
-            "a shape was given for 'z', which is no input; the inputs are x [n, 3, h], s [2]"
-        )
-
-    @pytest.mark.parametrize("shape", [(1, 3), (1, 4, 8), (0, 3, 8)])
-    def test_shape_that_does_not_fit(self, shape: tuple[int, ...]):
-        given_shape = ", ".join(map(str, shape))
-        assert refusal(parse(self.MODEL), {"x": shape}) == (
-            "input 'x' is declared as [n, 3, h], "
-            f"which the given shape [{given_shape}] does not fit"
-        )
-
-    def test_dynamic_dimensions_left(self):
-        model = parse("net (float[n,3,h,w] x, int64[n] ids) => (float[n] y) { y = Relu(x) }")
-        assert refusal(model) == (
-            "the model has inputs without a fixed shape: x [n, 3, h, w], ids [n]; "
-            "give their shapes, for example --shape x=1,3,224,224 --shape ids=1"
-        )
-
-    def test_unknown_rank(self):
-        model = parse("net (float[2] x) => (float[2] y) { y = Relu(x) }")
-        model.graph.input[0].type.tensor_type.ClearField("shape")
-        assert "x of unknown rank" in refusal(model)
-        assert import_onnx(model, {"x": (2,)}).outputs[0].type.shape == (2,)
-
-    def test_scalars_have_a_fixed_shape(self):
-        source = import_onnx(parse("net (float x) => (float y) { y = Exp(x) }"), {"x": ()})
-        assert source.outputs[0].type.shape == ()
-
-    def test_inputs_that_are_no_tensors(self):
-        model = parse("net (seq(float[2]) x) => (float[2] y) { y = SequenceAt(x, x) }")
-        assert refusal(model) == "input 'x' must be a tensor, but its type is sequence"
-
-    def test_element_types_that_cannot_be_compiled(self):
-        model = parse("net (string[2] x) => (string[2] y) { y = Identity(x) }")
-        assert refusal(model).startswith("input 'x' holds object; element types")
-
-    def test_outputs_that_cannot_be_compiled(self):
-        model = parse("net (float[2] x) => (float8e5m2[2] y) { y = Cast<to=19>(x) }", opset=19)
-        assert refusal(model).startswith("output 'y' holds float8_e5m2; element types")
-
-    def test_outputs_whose_shape_depends_on_data(self):
-        model = parse("net (float[4] x) => (int64[1,n] y) { y = NonZero(x) }")
-        assert "'y'" in refusal(model)
-
-
-def refused_node(body: str, opset: int = 17) -> str:
-    """The line about the only node that is refused."""
-    first, line = refusal(parse(body, opset)).split("\n")
-    assert first == "model 'net' holds operators that cannot be compiled:"
-    return line.strip()
-
-
-class TestRefusedOperators:
-    def test_all_of_them_are_listed(self):
-        model = onnx.parser.parse_model("""
-            <ir_version: 8, opset_import: ["" : 17, "com.example" : 1]>
-            net (float[3,1,4] x) => (float[3,1,1,5] y, float[3,1,4] z) {
-                y, h = LSTM<hidden_size=5>(x, w, r)
-                v = Relu(x)
-                z = com.example.Twist(v)
-            }""")
-        model.graph.node[0].name = "rnn/LSTM"
-        for name, shape in (("w", (1, 20, 4)), ("r", (1, 20, 5))):
-            weight = np.zeros(shape, np.float32)
-            model.graph.initializer.append(numpy_helper.from_array(weight, name))
-        assert refusal(model) == (
-            "model 'net' holds operators that cannot be compiled:\n"
-            "  LSTM 'rnn/LSTM': TVM has no converter for it\n"
-            "  com.example.Twist at node 2 (output 'z'): only ONNX's own operators have converters"
-        )
-
-    @pytest.mark.parametrize(
-        ("node", "problem"),
-        [
-            ("y = RandomNormalLike(x)", "random numbers cannot be reproduced"),
-            ("y = RandomNormal<shape=[2,3]>()", "random numbers cannot be reproduced"),
-            ("s = SequenceConstruct(x, x) y = SequenceAt(s, zero)", "no sequences"),
-            ("y, s, z = DynamicQuantizeLinear(x)", "dynamic quantisation"),
-            ("y, mask = Dropout(x, half, on)", "it is in training mode"),
-            ("a, mask = Dropout(x) b = Cast<to=1>(mask) y = Add(a, b)", "its mask is used"),
-            ("y = LayerNormalization<axis=0>(x, scale)", "over axis 0"),
-            ("a, y = LayerNormalization(x, row)", "neither its mean nor"),
-            (
-                "y, m, v = BatchNormalization<training_mode=1>(x, row, row, row, row)",
-                "it is in training mode",
-            ),
-            ('y = RoiAlign<mode="max">(image, rois, zeros)', "mode max"),
-            ("y = ConvTranspose<output_shape=[7,7]>(image, image)", "ignores output_shape"),
-            ("b = IsInf<detect_negative=0>(x) y = Cast<to=1>(b)", "one infinity"),
-            ("y = NonMaxSuppression(rois3, scores)", "cut it off"),
-        ],
-    )
-    def test_each_for_its_own_reason(self, node: str, problem: str):
-        message = refusal(
-            parse(f"""
-            net (float[2,3] x, float[1,1,4,4] image, float[1,4] rois, float[1,1,4] rois3,
-                 float[1,1,1] scores) => (float[a,b] y)
-            <float half = {{0.5}}, bool on = {{1}}, int64 zero = {{0}}, int64[1] zeros = {{0}},
-             float[2,3] scale = {{1,1,1,1,1,1}}, float[3] row = {{1,1,1}}>
-            {{ {node} }}""")
-        )
-        assert message.startswith("model 'net' holds operators that cannot be compiled:\n  ")
-        assert problem in message
-
-    @pytest.mark.parametrize(
-        ("node", "problem"),
-        [
-            ("y = RMSNormalization<axis=-2>(x, scale)", "over all axes at once"),
-            ("y = Attention<q_num_heads=1, kv_num_heads=1>(x, x, x)", "operator set 22"),
-        ],
-    )
-    def test_of_recent_operator_sets(self, node: str, problem: str):
-        body = f"net (float[2,3] x, float[2,3] scale) => (float[a,b] y) {{ {node} }}"
-        assert problem in refused_node(body, opset=23)
-
-    def test_normalisation_over_the_last_axis_by_its_number_is_fine(self):
-        body = "net (float[2,3] x) => (float[2,3] y) <float[3] s = {1,2,3}> "
-        assert_agrees(import_onnx(parse(body + "{ y = LayerNormalization<axis=1>(x, s) }")))
-
-    def test_branches_on_data(self):
-        line = refused_node("""
-            net (bool c, float[2] x) => (float[2] y) {
-                y = If (c) <
-                    then_branch = yes () => (float[2] t) { t = Relu(x) },
-                    else_branch = no () => (float[2] e) { e = Abs(x) }
-                >
-            }""")
-        assert line == "If at node 0 (output 'y'): control flow that depends on the inputs"
-
-    def test_operators_that_nothing_needs_do_not_matter(self):
-        body = "net (float[2] x) => (float[2] y) { y = Relu(x) z, i = com(x) }"
-        model = parse(body.replace("z, i = com(x)", "z = Det(x)"))
-        assert operators(import_onnx(model)) == {"y": "nn.relu"}
-
-    def test_old_operator_sets(self):
-        model = parse("net (float[2] x) => (float[2] y) { y = Relu(x) }", opset=6)
-        assert refusal(model) == "model 'net' uses operator set 6; export it with 7 or later"
-
-    def test_models_against_the_specification(self):
-        message = refusal(parse("net (float[2] x) => (float[2] y) { y = Relu(nowhere) }"))
-        assert message.startswith("model 'net' breaks the ONNX specification: ")
-        assert "nowhere" in message
-
-    def test_what_only_the_importer_finds(self):
-        message = refusal(
-            parse("net (float[4] x, int64[1] k) => (float[a] y) { y, i = TopK(x, k) }")
-        )
-        assert message.startswith(
-            "TVM cannot import TopK at node 0 (output 'y', 'i') of model 'net': "
-        )
-
-
-class TestReference:
-    def test_it_runs_the_original(self, tmp_path: Path):
-        path = tmp_path / "net.onnx"
-        onnx.save(parse("net (float[n] x) => (float[n] y) { y = Neg(x) }"), path)
-        reference = import_onnx(path, {"x": (2,)}).reference
-        np.testing.assert_array_equal(reference({"x": np.float32([1, 2])})["y"], [-1, -2])
-        # The file, not what was folded from it: the number of elements is free there.
-        np.testing.assert_array_equal(reference({"x": np.float32([1, 2, 3])})["y"], [-1, -2, -3])
-
-    def test_a_model_in_memory_may_change_afterwards(self):
-        model = parse("net (float[1] x) => (float[1] y) { y = Neg(x) }")
-        reference = import_onnx(model).reference
-        model.graph.node[0].op_type = "Abs"
-        assert reference({"x": np.float32([1])})["y"] == [-1]
-
-    def test_arrays_that_do_not_fit(self):
-        source = import_onnx(parse("net (float[2] x) => (float[2] y) { y = Relu(x) }"))
-        with pytest.raises(ModelError, match="ONNX Runtime cannot run model 'net': "):
-            source.reference({"x": np.zeros(3, np.float32)})
-
-    def test_models_that_onnx_runtime_cannot_load(self, tmp_path: Path):
-        path = tmp_path / "net.onnx"
-        onnx.save(parse("net (float[2] x) => (float[2] y) { y = Relu(x) }"), path)
-        source = import_onnx(path)
-        path.write_bytes(b"gone")
-        with pytest.raises(ModelError, match=f"ONNX Runtime cannot run {re.escape(str(path))}: "):
-            source.reference({"x": np.zeros(2, np.float32)})
 
 
 CHAIN = st.lists(
