@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import replace
 
 from partc.graph import Layer, LayerCost, LayerGraph
 from partc.targets.predictor import Predictor, UnknownLayerError
@@ -43,22 +42,6 @@ def annotate(
     )
 
 
-@dataclass(frozen=True)
-class Annotate:
-    """Set the cost of every layer.
-
-    Requires: a layer graph. Ensures: every layer has a ``cost``.
-    """
-
-    name: ClassVar[str] = "annotate"
-    device: Predictor
-    server: Predictor
-    busy_watts: float
-
-    def apply(self, graph: LayerGraph) -> LayerGraph:
-        return annotate(graph, self.device, self.server, self.busy_watts)
-
-
 def _predict(graph: LayerGraph, predictor: Predictor) -> tuple[dict[str, float], list[Layer]]:
     """Times by layer name, and the layers that the predictor does not know."""
     times_ms: dict[str, float] = {}
@@ -87,6 +70,5 @@ def _refuse_unknown(unknown_by_side: dict[str, list[Layer]]) -> None:
     ]
     if missing:
         raise UnknownLayerError(
-            f"there is no predicted time {' and '.join(missing)}; "
-            "measure these layers there with `partc profile`"
+            f"there is no predicted time {' and '.join(missing)}; use a predictor that knows them"
         )

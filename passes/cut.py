@@ -3,7 +3,8 @@
 The construction is DADS's (Hu, Bao, Wang and Liu, "Dynamic Adaptive DNN Surgery for Inference
 Acceleration on the Edge", INFOCOM 2019) with two corrections, without which it is not exact:
 infinite arcs from every consumer to its producers keep the server from feeding the device, and
-every tensor has a vertex of its own, so that it is paid for once however many layers read it.
+every tensor, not every layer, has a vertex of its own, so that of several outputs only those that
+are read across the cut are paid for.
 Outputs that the server makes pay their download, and the round trip is weighed at the end.
 """
 
