@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -11,7 +12,6 @@ from pathlib import Path
 from partc.errors import BundleError
 from partc.goal import Goal
 from partc.manifest import (
-    MANIFEST_NAME,
     SCHEMA_VERSION,
     LinkEntry,
     Manifest,
@@ -19,6 +19,7 @@ from partc.manifest import (
     SegmentEntry,
     TensorEntry,
     hash_files,
+    written_files,
 )
 from partc.plan import NamedPlan, PlanTable
 from partc.report.decision import Decision
@@ -26,36 +27,80 @@ from partc.runtime.spec import ModelSpec, PlanSpec, TensorSpec
 
 
 def check_output(output: Path) -> None:
-    """Refuse to write where something other than a bundle is.
+    """Refuse to write where a bundle cannot be put, or over anything but a bundle.
 
     Raises:
         BundleError: Says what is there.
     """
-    if output.is_dir() and not any(output.iterdir()):
-        return
-    if output.exists() and not (output / MANIFEST_NAME).is_file():
+    place = output.resolve()
+    if Path.cwd().is_relative_to(place) or place.is_mount():
         raise BundleError(
-            f"{output} exists and is no bundle, so it is left alone; give another directory with -o"
+            f"{output} is the current directory, one above it or a mount point, which cannot be "
+            "replaced; give a directory in it with -o"
         )
-    parent = output.absolute().parent
-    if not parent.is_dir():
-        raise BundleError(f"there is no directory {parent} to write {output.name} in")
+    if place.is_dir():
+        _check_replaceable(output)
+    elif place.exists():
+        raise BundleError(f"{output} is a file, so it is left alone; give a directory with -o")
+    if not place.parent.is_dir():
+        raise BundleError(f"there is no directory {place.parent} to write {place.name} in")
+    if not os.access(place.parent, os.W_OK):
+        raise BundleError(f"{place.parent} is not writable; give another directory with -o")
+
+
+def _check_replaceable(directory: Path) -> None:
+    """Refuse a directory that holds something that partc did not write."""
+    found = {
+        path.relative_to(directory).as_posix()
+        for path in directory.rglob("*")
+        if not path.is_dir() and path.parent.name != "__pycache__"
+    }
+    if not found:
+        return
+    written = written_files(directory)
+    if written is None:
+        raise BundleError(
+            f"{directory} exists and is no bundle, so it is left alone; give another directory "
+            "with -o"
+        )
+    strangers = sorted(found - written)
+    if strangers:
+        raise BundleError(
+            f"{directory} holds {strangers[0]!r}, which is no part of the bundle there, so it is "
+            "left alone; move that away or give another directory with -o"
+        )
 
 
 @contextmanager
-def staged(output: Path) -> Iterator[Path]:
+def staged(output: Path) -> Generator[Path]:
     """A directory to write into, which becomes ``output`` if nothing goes wrong.
 
     A bundle that is already there stays until the new one is complete.
+
+    Raises:
+        BundleError: The file system refuses, for example because it is full.
     """
-    output = output.absolute()
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as workspace:
-        staging = Path(workspace) / "new"
-        staging.mkdir()
-        yield staging
-        if output.exists():
-            output.rename(Path(workspace) / "old")
-        staging.rename(output)
+    place = output.resolve()
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{place.name}-", dir=place.parent) as workspace:
+            staging = Path(workspace) / "new"
+            staging.mkdir()
+            yield staging
+            _replace(place, staging, Path(workspace) / "old")
+    except OSError as error:
+        raise BundleError(f"{output} cannot be written: {error}") from error
+
+
+def _replace(place: Path, new: Path, old: Path) -> None:
+    """Put ``new`` in its place, and what was there at ``old``; on any failure, put that back."""
+    try:
+        if place.exists():
+            place.rename(old)
+        new.rename(place)
+    except BaseException:
+        if old.exists() and not place.exists():
+            old.rename(place)
+        raise
 
 
 def describe_bundle(
@@ -111,9 +156,9 @@ def _plan_entry(spec: PlanSpec, named: NamedPlan) -> PlanEntry:
         server_segments=spec.server_segments,
         upload=_entries(spec.upload),
         download=_entries(spec.download),
-        device_ms=named.plan.device_ms,
-        server_ms=named.plan.server_ms,
-        device_mj=named.plan.device_mj,
+        device_ms=float(named.plan.device_ms),
+        server_ms=float(named.plan.server_ms),
+        device_mj=float(named.plan.device_mj),
         upload_nbytes=named.plan.upload_nbytes,
         download_nbytes=named.plan.download_nbytes,
     )

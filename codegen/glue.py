@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import keyword
-import re
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import partc.runtime
+from partc.codegen.source import identifiers, literal, prose, source
 from partc.graph import LayerGraph, Tensor
 from partc.plan import NamedPlan, PlanTable, Side
 from partc.runtime.spec import ArtifactSpec, ModelSpec, PlanSpec, TensorSpec
+from partc.runtime.tensors import describe
 
 PROGRAMS = {Side.DEVICE: "client", Side.SERVER: "server"}
 """The generated module of each half."""
 
-_RESERVED = frozenset(("plan", "self"))
+# What the generated class uses where its inputs' names are parameters, and its outputs' fields.
+_NO_PARAMETERS = frozenset(("self", "plan", "outputs", "Outputs"))
+_NO_FIELDS = frozenset(("count", "index", "np", "NDArray"))
 
 
 def model_spec(
@@ -39,7 +41,7 @@ def model_spec(
 
 
 def write_glue(model: ModelSpec, artifact: ArtifactSpec, side: Side, directory: Path) -> None:
-    """Generate a half's Python files and copy the runtime that they use.
+    """Generate a half's files and copy the runtime that they use.
 
     Args:
         model: The signature and the plans.
@@ -47,61 +49,42 @@ def write_glue(model: ModelSpec, artifact: ArtifactSpec, side: Side, directory: 
         side: Which half.
         directory: Where the half is; it becomes a Python package.
     """
+    for name, text in glue_texts(model, artifact, side).items():
+        (directory / name).write_text(text, encoding="utf-8")
+    copy_runtime(directory / "runtime")
+
+
+def glue_texts(model: ModelSpec, artifact: ArtifactSpec, side: Side) -> dict[str, str]:
+    """The files that are generated for a half, by name."""
     program = PROGRAMS[side]
-    names = {
+    facts = {
         "program": program,
         "model": model,
         "artifact": artifact,
-        "inputs": list(_named(model.inputs)),
-        "outputs": list(_named(model.outputs)),
-        "class_name": _class_name(model.name),
+        "inputs": list(_named(model.inputs, _NO_PARAMETERS)),
+        "outputs": list(_named(model.outputs, _NO_FIELDS)),
         "partc_version": metadata.version("partc"),
         "tvm_version": metadata.version("apache-tvm"),
         "tvm_ffi_version": metadata.version("apache-tvm-ffi"),
     }
-    files = {
-        "__init__.py": "__init__.py.jinja",
-        "__main__.py": "__main__.py.jinja",
-        f"{program}.py": f"{program}.py.jinja",
-        "requirements.txt": "requirements.txt.jinja",
-    }
+    names = ["__init__.py", "__main__.py", f"{program}.py", "requirements.txt"]
     if side is Side.SERVER:
-        files["Dockerfile"] = "Dockerfile.jinja"
+        names.append("Dockerfile")
     environment = _environment()
-    for name, template in files.items():
-        text = environment.get_template(template).render(names)
-        (directory / name).write_text(text, encoding="utf-8")
-    copy_runtime(directory / "runtime")
+    return {name: environment.get_template(f"{name}.jinja").render(facts) for name in names}
 
 
 def copy_runtime(directory: Path) -> None:
     """Copy the model-independent part of the glue."""
     directory.mkdir()
-    for source in sorted(Path(partc.runtime.__path__[0]).glob("*.py")):
-        shutil.copyfile(source, directory / source.name)
+    for module in sorted(Path(partc.runtime.__path__[0]).glob("*.py")):
+        shutil.copyfile(module, directory / module.name)
 
 
-def identifiers(names: Sequence[str]) -> Iterator[str]:
-    """A distinct Python identifier for each name, alike where it can be."""
-    taken = set(_RESERVED)
-    for name in names:
-        base = re.sub(r"\W", "_", name, flags=re.ASCII).strip("_") or "tensor"
-        base = f"_{base}" if base[0].isdigit() else base
-        base = f"{base}_" if keyword.iskeyword(base) else base
-        identifier, count = base, 0
-        while identifier in taken:
-            count += 1
-            identifier = f"{base}_{count}"
-        taken.add(identifier)
-        yield identifier
-
-
-def _named(tensors: Sequence[TensorSpec]) -> Iterator[tuple[str, TensorSpec]]:
-    return zip(identifiers([tensor.name for tensor in tensors]), tensors, strict=True)
-
-
-def _class_name(model_name: str) -> str:
-    return "".join(word[:1].upper() + word[1:] for word in re.split(r"\W|_", model_name)) or "Model"
+def _named(
+    tensors: Sequence[TensorSpec], reserved: frozenset[str]
+) -> Iterator[tuple[str, TensorSpec]]:
+    return zip(identifiers([spec.name for spec in tensors], reserved), tensors, strict=True)
 
 
 def _plan_spec(named: NamedPlan, version: int) -> PlanSpec:
@@ -128,27 +111,30 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701  the output is Python, and every value goes through repr
+        autoescape=False,  # noqa: S701  the output is Python, and every value goes through partc.codegen.source
     )
-    environment.filters["literal"] = _literal
-    environment.filters["described"] = _described
-    environment.filters["numpy_name"] = _numpy_name
+    filters: dict[str, Callable[..., str]] = {
+        "described": _described,
+        "literal": literal,
+        "names": _names,
+        "numpy_name": _numpy_name,
+        "prose": prose,
+        "source": source,
+    }
+    environment.filters.update(filters)
     return environment
 
 
-def _literal(value: object) -> str:
-    """A Python literal, strings with double quotes."""
-    if isinstance(value, str):
-        return '"' + repr(value)[1:-1].replace("\\'", "'").replace('"', '\\"') + '"'
-    if isinstance(value, tuple):
-        items = [_literal(item) for item in value]  # pyright: ignore[reportUnknownVariableType]  a tuple of literals
-        return f"({items[0]},)" if len(items) == 1 else f"({', '.join(items)})"
-    return repr(value)
+def _described(identifier: str, tensor: TensorSpec) -> str:
+    """A tensor in a docstring: its type and, if that is another, its own name."""
+    described = describe(tensor.dtype, tensor.shape)
+    if identifier == tensor.name:
+        return f"{described}."
+    return f"{described}, in the model '{prose(tensor.name)}'."
 
 
-def _described(tensor: TensorSpec) -> str:
-    """A tensor in prose: ``'logits', float32[1, 1000].``."""
-    return f"{tensor.name!r}, {tensor.dtype}{list(tensor.shape)}."
+def _names(tensors: Sequence[TensorSpec]) -> str:
+    return ", ".join(prose(spec.name) for spec in tensors)
 
 
 def _numpy_name(dtype: str) -> str:

@@ -38,7 +38,8 @@ def compile(  # noqa: A001  the command's name
         link: What lies between: one or several names that ``partc links`` lists, or ``.toml``
             files. The bundle holds the best plan for each; the first one's is its default.
         objective: ``latency`` or ``energy``.
-        pins: Patterns of layer names and the side on which those layers have to be.
+        pins: Patterns of layer names, each with the side on which those layers have to be,
+            ``device`` or ``server``.
         shapes: Shapes of an ONNX model's inputs, by name.
         examples: Example inputs of a torch module: a tensor, a sequence, or a dict by name.
         output: The directory to write. A bundle that is there is replaced once all is well.

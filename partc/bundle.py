@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import sys
@@ -11,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from partc.errors import BundleError
-from partc.manifest import Manifest, read_manifest
+from partc.manifest import MANIFEST_NAME, Manifest, read_manifest
 from partc.plan import Side
 
 
@@ -24,12 +25,21 @@ class Bundle:
 
     def half(self, side: Side) -> ModuleType:
         """The generated module of a half: ``client`` of the device, ``server`` of the server."""
-        digest = self.manifest.files[f"{side.value}/model.so"]
-        package = f"partc_bundle_{side.value}_{digest[:16]}"
+        package = self._package_name(side)
         if package not in sys.modules:
             _import_package(package, self.path / side.value)
         program = "client" if side is Side.DEVICE else "server"
         return importlib.import_module(f"{package}.{program}")
+
+    def _package_name(self, side: Side) -> str:
+        """A name that no other half has, nor this one once it has been compiled again."""
+        digests = (
+            digest
+            for name, digest in self.manifest.files.items()
+            if name.startswith(f"{side.value}/")
+        )
+        identity = "\n".join((str(self.path.resolve()), *digests))
+        return f"partc_{side.value}_{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
 
 
 def open_bundle(path: str | Path) -> Bundle:
@@ -39,10 +49,7 @@ def open_bundle(path: str | Path) -> Bundle:
         BundleError: There is no bundle, or a file of it is missing or has changed.
     """
     path = Path(path)
-    if (
-        path.name in (side.value for side in Side)
-        and path.parent.joinpath("manifest.json").exists()
-    ):
+    if path.name in {side.value for side in Side} and (path.parent / MANIFEST_NAME).exists():
         path = path.parent
     return Bundle(path, read_manifest(path))
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -15,7 +16,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from partc.errors import BundleError, PartcError
-from partc.plan import Objective, Side
+from partc.frontends.form import find_form
+from partc.plan import Cut, Objective, Side
 
 # What only some commands need is imported where they need it: the compiler takes seconds to load.
 
@@ -30,18 +32,30 @@ app = typer.Typer(
 Model = Annotated[
     str,
     typer.Argument(
-        help="An .onnx file, a .pt2 file, or package.module:callable.", show_default=False
+        metavar="MODEL",
+        help="An .onnx file, a .pt2 file, or package.module:callable.",
+        show_default=False,
     ),
 ]
 TargetName = Annotated[
-    str, typer.Option("--target", help="The device: a name from `partc targets`, or a .toml file.")
+    str,
+    typer.Option(
+        "--target", metavar="NAME", help="The device: a name from `partc targets`, or a .toml file."
+    ),
 ]
 ServerName = Annotated[
-    str, typer.Option("--server", help="The server: a name from `partc targets`, or a .toml file.")
+    str,
+    typer.Option(
+        "--server", metavar="NAME", help="The server: a name from `partc targets`, or a .toml file."
+    ),
 ]
 LinkNames = Annotated[
     list[str],
-    typer.Option("--link", help="A name from `partc links`, or a .toml file; may be repeated."),
+    typer.Option(
+        "--link",
+        metavar="NAME",
+        help="A name from `partc links`, or a .toml file; may be repeated.",
+    ),
 ]
 ObjectiveName = Annotated[Objective, typer.Option("--objective", help="What to minimise.")]
 ShapeTexts = Annotated[
@@ -63,15 +77,12 @@ def main() -> None:
     """Run the command line; a user's mistake is one sentence and exit status 2."""
     try:
         app(prog_name="partc")
-    except (PartcError, _half_error()) as error:
+    except PartcError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
 
 
-@app.command("compile")
+@app.command("compile", no_args_is_help=True)
 def compile_command(
     model: Model,
     target: TargetName,
@@ -81,13 +92,14 @@ def compile_command(
     shape: ShapeTexts = [],  # noqa: B006
     pin: PinTexts = [],  # noqa: B006
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The directory of the bundle.")
+        Path, typer.Option("--output", "-o", metavar="DIR", help="The directory of the bundle.")
     ] = Path("out"),
 ) -> None:
     """Compile a model to a bundle: two artifacts and the glue between them."""
     from partc.report.terminal import print_decision, report_console
 
     goal, shapes = _goal(target, server, link, objective, pin), _shapes(shape)
+    find_form(model)
     with _progress() as progress:
         from partc.compiler import compile_model
 
@@ -96,10 +108,10 @@ def compile_command(
     for decision in decisions:
         print_decision(decision, console)
         console.print()
-    console.print(f"wrote {output}; next: partc serve {output}", soft_wrap=True)
+    typer.echo(f"wrote {output}; next: partc serve {shlex.quote(str(output))}")
 
 
-@app.command()
+@app.command(no_args_is_help=True)
 def plan(
     model: Model,
     target: TargetName,
@@ -115,6 +127,7 @@ def plan(
     from partc.report.terminal import print_decision, report_console
 
     goal, shapes = _goal(target, server, link, objective, pin), _shapes(shape)
+    find_form(model)
     if as_json and len(goal.links) > 1:
         raise PartcError(f"--json prints one decision, but {len(goal.links)} links were given")
     with _progress() as progress:
@@ -124,66 +137,76 @@ def plan(
     console = report_console(sys.stdout)
     for decision in decisions:
         if as_json:
-            print(decision_json(decision), end="")
+            typer.echo(decision_json(decision), nl=False)
         else:
             print_decision(decision, console)
             console.print()
 
 
-@app.command()
+@app.command(no_args_is_help=True)
 def inspect(
     model: Annotated[
         str,
         typer.Argument(
-            help="A model, as for compile, or a bundle's directory.", show_default=False
+            metavar="MODEL|DIR",
+            help="A model, as for compile, or a bundle's directory.",
+            show_default=False,
         ),
     ],
     target: Annotated[
-        str | None, typer.Option("--target", help="Predict times on this device, too.")
+        str | None,
+        typer.Option("--target", metavar="NAME", help="Predict times on this device, too."),
     ] = None,
     server: ServerName = "x86-64-v3",
-    link: LinkNames = ["wifi"],  # noqa: B006
+    link: Annotated[
+        str,
+        typer.Option("--link", metavar="NAME", help="A name from `partc links`, or a .toml file."),
+    ] = "wifi",
     shape: ShapeTexts = [],  # noqa: B006
     as_json: AsJson = False,
     as_text: Annotated[bool, typer.Option("--text", help="Print the textual form.")] = False,
     as_dot: Annotated[bool, typer.Option("--dot", help="Print Graphviz.")] = False,
     html: Annotated[
-        Path | None, typer.Option("--html", help="Write a page to this file; needs --target.")
+        Path | None,
+        typer.Option("--html", metavar="FILE", help="Write a page to this file; needs --target."),
     ] = None,
 ) -> None:
     """Show a model's layer graph, or what is in a bundle."""
+    if sum((as_json, as_text, as_dot, html is not None)) > 1:
+        raise PartcError("give one of --json, --text, --dot and --html")
     if Path(model).is_dir():
+        if as_text or as_dot or html:
+            raise PartcError(f"{model} is a bundle, which is shown as a table or with --json")
         _inspect_bundle(Path(model), as_json)
         return
-    goal = _goal(target, server, link, Objective.LATENCY, []) if target else None
+    if html and not target:
+        raise PartcError("--html shows times, so it needs --target; `partc targets` lists them")
+    goal = _goal(target, server, [link], Objective.LATENCY, []) if target else None
+    shapes = _shapes(shape)
+    find_form(model)
     with _progress() as progress:
         from partc.compiler import decide, lower_model
 
-        graph = lower_model(model, _shapes(shape), progress=progress)
+        graph = lower_model(model, shapes, progress=progress)
         decision = decide(graph, goal)[0] if goal else None
+    graph = decision.graph if decision else graph
+    cut = decision.plan.cut if decision else None
     if html:
         _write_html(html, decision)
     elif as_json or as_text or as_dot:
-        print(
-            _graph_text(
-                decision.graph if decision else graph, decision, as_json=as_json, as_text=as_text
-            ),
-            end="",
-        )
+        typer.echo(_graph_text(graph, cut, as_json=as_json, as_text=as_text), nl=False)
     else:
         from partc.report.terminal import layer_table, report_console
 
-        report_console(sys.stdout).print(
-            layer_table(decision.graph if decision else graph, decision and decision.plan.cut)
-        )
+        report_console(sys.stdout).print(layer_table(graph, cut))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def serve(
     context: typer.Context,
-    directory: Annotated[Path, typer.Argument(help="A bundle.", show_default=False)],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A bundle.", show_default=False)],
 ) -> None:
-    """Run the server's half of a bundle; --host, --port and --threads are its own options."""
+    """Run the server's half of a bundle; `partc serve DIR -h` lists its options."""
     from partc.bundle import open_bundle
 
     sys.exit(open_bundle(directory).half(Side.SERVER).main(context.args))
@@ -192,9 +215,9 @@ def serve(
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def run(
     context: typer.Context,
-    directory: Annotated[Path, typer.Argument(help="A bundle.", show_default=False)],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A bundle.", show_default=False)],
 ) -> None:
-    """Run the model once: --server HOST:PORT, --plan, --input NAME=FILE.npy, --output DIR."""
+    """Run the model once on arrays from files; `partc run DIR -h` lists the options."""
     from partc.bundle import open_bundle
 
     sys.exit(open_bundle(directory).half(Side.DEVICE).main(context.args))
@@ -202,9 +225,13 @@ def run(
 
 @app.command("emulate-link")
 def emulate_link(
-    link: Annotated[str, typer.Option(help="A name from `partc links`, or a .toml file.")],
-    listen: Annotated[str, typer.Option(help="HOST:PORT that clients connect to; port 0: any.")],
-    to: Annotated[str, typer.Option(help="HOST:PORT of the server.")],
+    link: Annotated[
+        str, typer.Option(metavar="NAME", help="A name from `partc links`, or a .toml file.")
+    ],
+    listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="What clients connect to; port 0: any.")
+    ],
+    to: Annotated[str, typer.Option(metavar="HOST:PORT", help="The server.")],
     outage: Annotated[
         list[str],
         typer.Option(metavar="START:SECONDS", help="Hold everything for so long; may be repeated."),
@@ -284,11 +311,11 @@ def _goal(target: str, server: str, link: list[str], objective: Objective, pin: 
     return make_goal(target, server, link, objective, [_pin(text) for text in pin])
 
 
-def _pin(text: str) -> tuple[str, Side]:
-    pattern, separator, side = text.rpartition("=")
-    if not (separator and pattern and side in [known.value for known in Side]):
+def _pin(text: str) -> tuple[str, str]:
+    pattern, _, side = text.rpartition("=")
+    if not pattern:
         raise PartcError(f"expected --pin PATTERN=device or PATTERN=server, got {text!r}")
-    return pattern, Side(side)
+    return pattern, side
 
 
 def _shapes(texts: Iterable[str]) -> dict[str, tuple[int, ...]]:
@@ -306,15 +333,15 @@ def _shape(text: str) -> tuple[str, tuple[int, ...]]:
 def _outage(text: str) -> Any:
     from partc.emulator import Outage
 
-    start, separator, duration = text.partition(":")
+    start, _, duration = text.partition(":")
     try:
-        return Outage(float(start), float(duration if separator else "nan"))
+        return Outage(float(start), float(duration))
     except ValueError as error:
         raise PartcError(f"expected --outage START:SECONDS such as 2:0.5, got {text!r}") from error
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
+def _progress() -> Generator[Callable[[str], None]]:
     """Show which step runs: a spinner on a terminal, a line for each step elsewhere."""
     console = Console(stderr=True)
     if not console.is_terminal:
@@ -335,7 +362,7 @@ def _inspect_bundle(directory: Path, as_json: bool) -> None:
 
     manifest = open_bundle(directory).manifest
     if as_json:
-        print(manifest_json(manifest).decode(), end="")
+        typer.echo(manifest_json(manifest), nl=False)
         return
     _print_table(
         ("plan", "version", "device ms", "server ms", "upload bytes", "download bytes", "best on"),
@@ -358,23 +385,21 @@ def _inspect_bundle(directory: Path, as_json: bool) -> None:
 def _write_html(path: Path, decision: Any) -> None:
     from partc.report.html import report_html
 
-    if decision is None:
-        raise PartcError("--html shows times, so it needs --target; `partc targets` lists them")
     try:
         path.write_text(report_html(decision), encoding="utf-8")
     except OSError as error:
         raise BundleError(f"{path} cannot be written: {error.strerror}") from error
-    print(f"wrote {path}")
+    typer.echo(f"wrote {path}")
 
 
-def _graph_text(graph: Any, decision: Any, *, as_json: bool, as_text: bool) -> str:
+def _graph_text(graph: Any, cut: Cut | None, *, as_json: bool, as_text: bool) -> str:
     from partc.report.dot import graph_to_dot
     from partc.report.json import graph_to_json
     from partc.report.text import print_graph
 
     if as_json:
         return graph_to_json(graph)
-    return print_graph(graph) if as_text else graph_to_dot(graph, decision and decision.plan.cut)
+    return print_graph(graph) if as_text else graph_to_dot(graph, cut)
 
 
 def _print_table(
@@ -386,10 +411,3 @@ def _print_table(
     for row in rows:
         table.add_row(*map(escape, row))
     report_console(sys.stdout).print(table)
-
-
-def _half_error() -> type[Exception]:
-    """The base of what a bundle's halves raise, if one has been loaded."""
-    from partc.runtime.errors import HalfError
-
-    return HalfError

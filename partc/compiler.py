@@ -138,7 +138,7 @@ def _build_halves(
 ) -> dict[Side, ArtifactSpec]:
     artifacts: dict[Side, ArtifactSpec] = {}
     for side, target in ((Side.DEVICE, goal.target), (Side.SERVER, goal.server)):
-        progress(f"Compiling {len(table.segments)} segments for the {side.value}, {target.name}")
+        progress(f"Compiling the {side.value}'s half for {target.name}")
         directory = staging / side.value
         directory.mkdir()
         artifacts[side] = build_half(graph, table, side, target, directory)

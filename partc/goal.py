@@ -10,7 +10,8 @@ from partc.plan import Objective, Side
 from partc.targets.link import Link, load_link
 from partc.targets.target import Target, load_target
 
-Pins = Sequence[tuple[str, Side]]
+Pins = Sequence[tuple[str, str]]
+"""Patterns of layer names, each with the side, ``device`` or ``server``."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def make_goal(
 
     Raises:
         TargetError: One of them is unknown or described wrongly.
-        PartcError: No link is given, or there is no such objective.
+        PartcError: No link is given, or there is no such objective or side.
     """
     links = (link,) if isinstance(link, str) else tuple(dict.fromkeys(link))
     if not links:
@@ -53,7 +54,7 @@ def make_goal(
         server=load_target(server),
         links=tuple(load_link(name) for name in links),
         objective=_objective(objective),
-        pins=tuple(pins),
+        pins=tuple((pattern, _side(side, pattern)) for pattern, side in pins),
     )
 
 
@@ -63,3 +64,12 @@ def _objective(name: str) -> Objective:
     except ValueError as error:
         known = " or ".join(objective.value for objective in Objective)
         raise PartcError(f"the objective is {known}, not {name!r}") from error
+
+
+def _side(name: str, pattern: str) -> Side:
+    try:
+        return Side(name)
+    except ValueError as error:
+        raise PartcError(
+            f"layers can be pinned to the device or the server; pin {pattern!r} says {name!r}"
+        ) from error

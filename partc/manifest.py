@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import msgspec
 
@@ -13,6 +13,8 @@ from partc.plan import Objective, Side
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
+
+_PROGRAMS = frozenset(("device/client.py", "server/server.py"))
 
 
 class _Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -66,8 +68,23 @@ class PlanEntry(_Part, frozen=True):
     download_nbytes: int
 
 
+class _Header(msgspec.Struct, frozen=True):
+    """What a manifest of any version has."""
+
+    schema_version: int
+    partc_version: str
+    files: Mapping[str, str]
+
+
 class Manifest(_Part, frozen=True):
-    """Everything that a bundle says about itself."""
+    """Everything that a bundle says about itself.
+
+    ``files`` holds the SHA-256 of every file but the manifest, by its path in the bundle. It tells
+    a damaged bundle from a whole one; against somebody who can write a manifest it is no help.
+
+    Raises:
+        ValueError: A file lies outside of the bundle, or a half is not listed.
+    """
 
     schema_version: int
     partc_version: str
@@ -84,6 +101,15 @@ class Manifest(_Part, frozen=True):
     segments: tuple[SegmentEntry, ...]
     plans: tuple[PlanEntry, ...]
     files: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        for name in self.files:
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts:
+                raise ValueError(f"{name!r} is no file of a bundle")
+        missing = sorted(_PROGRAMS - self.files.keys())
+        if missing:
+            raise ValueError(f"no digest is given for {', '.join(missing)}")
 
 
 def manifest_json(manifest: Manifest) -> bytes:
@@ -104,17 +130,18 @@ def read_manifest(bundle: Path) -> Manifest:
             f"{bundle} is no bundle: it has no {MANIFEST_NAME}; give the directory that "
             "partc compile wrote"
         ) from error
-    try:
-        manifest = msgspec.json.decode(text, type=Manifest)
-    except msgspec.MsgspecError as error:
-        raise BundleError(f"{bundle / MANIFEST_NAME} is damaged: {error}") from error
-    if manifest.schema_version != SCHEMA_VERSION:
-        raise BundleError(
-            f"{bundle} has manifest version {manifest.schema_version}, this partc reads "
-            f"{SCHEMA_VERSION}; compile the model again"
-        )
+    manifest = _decode(text, bundle)
     _check_files(bundle, manifest.files)
     return manifest
+
+
+def written_files(bundle: Path) -> frozenset[str] | None:
+    """Every file that partc, of whatever version, wrote to a bundle; None if it is no bundle."""
+    try:
+        header = msgspec.json.decode((bundle / MANIFEST_NAME).read_bytes(), type=_Header)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    return frozenset((MANIFEST_NAME, *header.files))
 
 
 def hash_files(bundle: Path) -> dict[str, str]:
@@ -124,6 +151,21 @@ def hash_files(bundle: Path) -> dict[str, str]:
         path.relative_to(bundle).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in paths
     }
+
+
+def _decode(text: bytes, bundle: Path) -> Manifest:
+    try:
+        version = msgspec.json.decode(text, type=_Header).schema_version
+        if version == SCHEMA_VERSION:
+            return msgspec.json.decode(text, type=Manifest)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise BundleError(
+            f"{bundle / MANIFEST_NAME} is damaged: {error}; compile the model again"
+        ) from error
+    raise BundleError(
+        f"{bundle} has manifest version {version}, this partc reads {SCHEMA_VERSION}; "
+        "compile the model again"
+    )
 
 
 def _check_files(bundle: Path, expected: Mapping[str, str]) -> None:

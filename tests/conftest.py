@@ -4,6 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tiny import save_tiny_model
+
+import partc
+from partc.bundle import Bundle
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -32,3 +36,21 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
         )
 
     return compare
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two convolutions as an ONNX file; see tests/helpers/tiny.py."""
+    return save_tiny_model(tmp_path_factory.mktemp("model") / "tiny.onnx")
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The tiny model compiled for this machine, cut between its layers by default."""
+    return partc.compile(
+        tiny_model,
+        target="native",
+        server="native",
+        pins=[("stem", "device"), ("head", "server")],
+        output=tmp_path_factory.mktemp("bundle") / "tiny",
+    )

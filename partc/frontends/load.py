@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from partc.errors import ModelError
+from partc.frontends.form import Form, find_form
 from partc.frontends.source import SourceModel
 
 Shapes = Mapping[str, tuple[int, ...]]
-
-_FORMS = "an .onnx file, a .pt2 file from torch.export.save, or package.module:callable"
 
 
 def import_model(model: Any, shapes: Shapes | None = None, examples: Any = None) -> SourceModel:
@@ -28,28 +27,29 @@ def import_model(model: Any, shapes: Shapes | None = None, examples: Any = None)
         ModelError: There is no such model, or it cannot be compiled.
     """
     if isinstance(model, (str, Path)):
-        return _import_named(str(model), shapes)
+        return _import_named(str(model), shapes, examples)
     if type(model).__name__ == "ModelProto":
-        return _import_onnx(model, shapes)
+        return _import_onnx(model, shapes, examples)
     return _import_torch(model, shapes, examples)
 
 
-def _import_named(name: str, shapes: Shapes | None) -> SourceModel:
-    path = Path(name)
-    if path.suffix == ".onnx":
-        return _import_onnx(path, shapes)
-    if path.suffix in (".pt2", ".pt", ".pth"):
-        return _import_torch(path, shapes, None)
-    if ":" in name and not path.exists():
-        _refuse_shapes(shapes)
-        module, examples = _torch_frontend().load_callable(name)
-        return _import_torch(module, shapes, examples)
-    if not path.exists():
-        raise ModelError(f"there is no model file {name}; a model is {_FORMS}")
-    raise ModelError(f"{name} is no model that partc knows; a model is {_FORMS}")
+def _import_named(name: str, shapes: Shapes | None, examples: Any) -> SourceModel:
+    form = find_form(name)
+    if form is Form.ONNX:
+        return _import_onnx(Path(name), shapes, examples)
+    if form is Form.ARCHIVE:
+        return _import_torch(Path(name), shapes, examples)
+    _refuse_shapes(shapes)
+    made, own_examples = _torch_frontend().load_callable(name)
+    return _import_torch(made, shapes, own_examples if examples is None else examples)
 
 
-def _import_onnx(model: Any, shapes: Shapes | None) -> SourceModel:
+def _import_onnx(model: Any, shapes: Shapes | None, examples: Any) -> SourceModel:
+    if examples is not None:
+        raise ModelError(
+            "examples are given for torch models; an ONNX model's shapes are its own, or those "
+            "given as shapes"
+        )
     from partc.frontends.onnx import import_onnx
 
     return import_onnx(model, shapes)

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import importlib
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import pytest
+import typer.main
+
+import partc
+from partc.bundle import Bundle
+from partc.cli import app
+from partc.errors import ModelError, PartcError
+from partc.plan import Side
+
+
+def python(code: str) -> str:
+    """What a fresh interpreter prints."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_importing_partc_loads_no_library() -> None:
+    heavy = python(
+        "import sys; import partc; dir(partc); print(sorted("
+        "{'tvm', 'tvm_ffi', 'numpy', 'onnx', 'torch', 'grpc', 'rich', 'typer', 'msgspec'}"
+        " & sys.modules.keys()))"
+    )
+    assert heavy == "[]"
+
+
+def test_loading_a_bundle_loads_no_compiler(tiny_bundle: Bundle) -> None:
+    code = (
+        f"import sys, partc; partc.load({str(tiny_bundle.path)!r})\n"
+        "print(sorted({'tvm', 'onnx', 'onnxruntime', 'ortools'} & sys.modules.keys()))"
+    )
+    assert python(code) == "[]"
+
+
+def test_the_function_plan_is_never_the_module_plan() -> None:
+    for module in ("partc.plan", "partc.compiler", "partc.api"):
+        importlib.import_module(module)
+        assert inspect.isfunction(partc.plan)
+
+
+def test_public_names_are_those_listed() -> None:
+    assert partc.__all__ == ["compile", "load", "lower", "plan"]
+    assert set(partc.__all__) <= set(dir(partc))
+    for name in partc.__all__:
+        function = getattr(partc, name)
+        assert inspect.isfunction(function)
+        assert function.__name__ == name
+        assert inspect.getdoc(function)
+        assert not any(part.startswith("_") for part in function.__module__.split("."))
+
+
+def test_what_public_functions_take_and_return_has_a_public_home() -> None:
+    for name in partc.__all__:
+        for hint in get_type_hints(getattr(partc, name)).values():
+            if inspect.isclass(hint):
+                parts = f"{hint.__module__}.{hint.__qualname__}".split(".")
+                assert not any(part.startswith("_") for part in parts), hint
+
+
+def test_other_names_are_refused() -> None:
+    with pytest.raises(AttributeError, match="module 'partc' has no attribute 'complie'"):
+        _ = partc.complie  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType, reportUnknownMemberType]  wrong on purpose
+
+
+@pytest.mark.parametrize("command", ["compile", "plan"])
+def test_options_have_the_names_and_defaults_of_the_command_line(command: str) -> None:
+    function = getattr(importlib.import_module("partc.api"), command)
+    ours = {
+        name: parameter.default
+        for name, parameter in inspect.signature(function).parameters.items()
+        if name not in ("model", "examples", "progress")  # a command line has none
+    }
+    theirs = {
+        {"shape": "shapes", "pin": "pins"}.get(str(option.name), str(option.name)): option.default
+        for option in typer.main.get_command(app).commands[command].params  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType, reportUnknownMemberType]  a group
+        if option.name not in ("model", "as_json", "help")
+    }
+    assert ours.keys() == theirs.keys()
+    for name, default in ours.items():
+        if name not in ("target", "shapes", "pins"):
+            assert str(default) in (str(theirs[name]), *map(str, _listed(theirs[name])))
+
+
+def _listed(value: Any) -> list[Any]:
+    return [
+        getattr(item, "value", item) for item in (value if isinstance(value, list) else [value])
+    ]
+
+
+def test_a_model_can_be_lowered(tiny_model: Path) -> None:
+    graph = partc.lower(tiny_model)
+    assert [layer.name for layer in graph.layers] == ["stem", "head"]
+    assert all(layer.cost is None for layer in graph.layers)
+
+
+def test_a_model_can_be_planned(tiny_model: Path) -> None:
+    decision = partc.plan(tiny_model, target="jetson-tx2", link="lte", pins=[("*", "server")])
+    assert (decision.target, decision.server, decision.link) == ("jetson-tx2", "x86-64-v3", "lte")
+    assert decision.plan.server_layers == ("stem", "head")
+
+
+def test_a_model_can_be_compiled(tiny_bundle: Bundle) -> None:
+    assert isinstance(tiny_bundle, Bundle)
+    assert tiny_bundle.half(Side.DEVICE).Model().last_timing is None
+
+
+def test_mistakes_are_sentences(tiny_model: Path) -> None:
+    with pytest.raises(ModelError, match=r"there is no model file missing\.onnx"):
+        partc.lower("missing.onnx")
+    with pytest.raises(PartcError, match="objective"):
+        partc.plan(tiny_model, target="native", objective="beauty")
+    with pytest.raises(PartcError, match=r"nothing\*"):
+        partc.plan(tiny_model, target="native", pins=[("nothing*", "device")])

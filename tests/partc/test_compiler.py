@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import partc
+from partc.bundle import Bundle, open_bundle
+from partc.compiler import compile_model, decide, lower_model, plan_model
+from partc.errors import BundleError, CompilerError, PartcError, TargetError
+from partc.goal import Goal, make_goal
+from partc.manifest import hash_files
+from partc.plan import Objective
+
+
+@pytest.fixture
+def goal() -> Goal:
+    return make_goal("native", "native")
+
+
+def refuse_work(step: str) -> None:
+    pytest.fail(f"began with {step!r} before the output was checked")
+
+
+class TestDecide:
+    def test_one_decision_for_each_link(self, tiny_model: Path) -> None:
+        goal = make_goal("jetson-tx2", link=["ethernet", "lte"])
+        first, second = plan_model(tiny_model, goal)
+        assert (first.link, second.link) == ("ethernet", "lte")
+        assert first.conditions == goal.links[0].conditions
+        assert first.power.upload_watts < second.power.upload_watts
+
+    def test_costs_are_those_of_the_targets(self, tiny_model: Path) -> None:
+        graph = lower_model(tiny_model)
+        (decision,) = decide(graph, make_goal("jetson-nano", "x86-64-v4"))
+        assert decision.device_only.device_ms > decision.server_only.server_ms > 0
+        assert decision.objective is Objective.LATENCY
+
+    def test_pins_hold(self, tiny_model: Path) -> None:
+        goal = make_goal("native", pins=[("stem", "device"), ("head", "server")])
+        (decision,) = plan_model(tiny_model, goal)
+        assert (decision.plan.device_layers, decision.plan.server_layers) == (("stem",), ("head",))
+
+    def test_a_target_that_cannot_be_compiled_for_can_be_planned_for(
+        self, tiny_model: Path
+    ) -> None:
+        plan_model(tiny_model, make_goal("jetson-tk1"))
+
+
+def test_progress_names_every_step(tiny_model: Path, tmp_path: Path, goal: Goal) -> None:
+    steps: list[str] = []
+    compile_model(tiny_model, goal, tmp_path / "out", progress=steps.append)
+    assert steps == [
+        "Importing the model",
+        "Planning 2 layers",
+        "Compiling the device's half for native",
+        "Compiling the server's half for native",
+        "Verifying 2 plans against the source model",
+    ]
+
+
+def test_every_link_has_its_plan_and_the_first_is_the_default(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    goal = make_goal("native", "native", ["wifi", "ethernet"])
+    compile_model(tiny_model, goal, tmp_path / "out")
+    manifest = open_bundle(tmp_path / "out").manifest
+    assert [link.name for link in manifest.links] == ["wifi", "ethernet"]
+    assert manifest.default_plan == manifest.links[0].plan
+
+
+@pytest.mark.parametrize("occupied", ["file", "thesis", "missing/out"])
+def test_the_output_is_checked_before_any_work(
+    tiny_model: Path, tmp_path: Path, goal: Goal, occupied: str
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.tex").touch()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(BundleError):
+        compile_model(tiny_model, goal, tmp_path / occupied, progress=refuse_work)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_targets_are_checked_before_any_work(tiny_model: Path, tmp_path: Path) -> None:
+    for goal in (make_goal("jetson-tk1"), make_goal("native", "tesla-k40")):
+        with pytest.raises(TargetError, match=r"cannot compile for (jetson-tk1|tesla-k40)"):
+            compile_model(tiny_model, goal, tmp_path / "out", progress=refuse_work)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("step", ["Importing", "Planning", "Compiling the server", "Verifying"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, CompilerError])
+def test_an_interruption_leaves_what_was_there(
+    tiny_model: Path, tmp_path: Path, goal: Goal, step: str, error: type[BaseException]
+) -> None:
+    def interrupt(message: str) -> None:
+        if message.startswith(step):
+            raise error
+
+    place = tmp_path / "out"
+    with pytest.raises(error):
+        compile_model(tiny_model, goal, place, progress=interrupt)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_old_bundle_survives_a_failure_and_not_a_success(
+    tiny_model: Path, tmp_path: Path, goal: Goal
+) -> None:
+    place = tmp_path / "out"
+    compile_model(tiny_model, goal, place)
+    before = hash_files(place)
+    pinned = replace(goal, pins=make_goal("native", pins=[("stem", "device")]).pins)
+
+    def interrupt(message: str) -> None:
+        if message.startswith("Verifying"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compile_model(tiny_model, pinned, place, progress=interrupt)
+    assert hash_files(place) == before
+    with pytest.raises(PartcError):
+        compile_model("missing.onnx", pinned, place)
+    assert hash_files(place) == before
+    compile_model(tiny_model, pinned, place)
+    assert open_bundle(place).manifest.pins == pinned.pins
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+_COMPILE = """
+import partc
+partc.compile({model!r}, target="native", server="native", link=["wifi", "lte"], output={output!r},
+    pins=[("stem", "device"), ("head", "server")])
+"""
+
+
+def test_two_compilations_give_the_same_bytes(tiny_model: Path, tmp_path: Path) -> None:
+    places = [tmp_path / "one", tmp_path / "deeper" / "another-name"]
+    places[1].parent.mkdir()
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", _COMPILE.format(model=str(tiny_model), output=str(place))],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        )
+        for place, seed in zip(places, ("1", "271828"), strict=True)
+    ]
+    assert [process.wait() for process in processes] == [0, 0]
+    one, another = map(hash_files, places)
+    assert one == another
+
+
+def test_a_server_that_cannot_run_here_is_verified_by_a_stand_in(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    bundle = partc.compile(
+        tiny_model, target="raspberry-pi-4", server="native", output=tmp_path / "out"
+    )
+    assert bundle.manifest.target == "raspberry-pi-4"
+    library = (bundle.path / "device" / "model.so").read_bytes()
+    assert library[18:20] == b"\xb7\x00", "an ELF file for aarch64"
+
+
+def test_a_bundle_is_whole(tiny_bundle: Bundle) -> None:
+    files = tiny_bundle.manifest.files
+    for side, program in (("device", "client.py"), ("server", "server.py")):
+        for name in (program, "__init__.py", "__main__.py", "requirements.txt", "model.so"):
+            assert f"{side}/{name}" in files
+    assert {"report.html", "server/Dockerfile"} <= files.keys()

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from partc.errors import PartcError, TargetError
+from partc.goal import make_goal
+from partc.plan import Objective, Side
+
+
+def test_names_are_looked_up() -> None:
+    goal = make_goal("jetson", "x86-64", ["lte", "wifi"], "energy", [("stem*", "device")])
+    assert (goal.target.name, goal.server.name) == ("jetson-agx-orin", "x86-64")
+    assert [link.name for link in goal.links] == ["lte", "wifi"]
+    assert goal.objective is Objective.ENERGY
+    assert goal.pins == (("stem*", Side.DEVICE),)
+    assert isinstance(goal.pins[0][1], Side)
+
+
+def test_defaults_are_those_of_the_command_line() -> None:
+    goal = make_goal("native")
+    assert (goal.server.name, goal.links[0].name) == ("x86-64-v3", "wifi")
+    assert (goal.objective, goal.pins) == (Objective.LATENCY, ())
+
+
+def test_a_link_named_twice_counts_once() -> None:
+    assert len(make_goal("native", link=["wifi", "lte", "wifi"]).links) == 2
+
+
+def test_files_are_read(tmp_path: Path) -> None:
+    link = tmp_path / "own.toml"
+    link.write_text(
+        'name = "own"\ndescription = "mine"\n'
+        "uplink_mbps = 1\ndownlink_mbps = 2\nround_trip_ms = 3\n"
+    )
+    assert make_goal("native", link=str(link)).links[0].name == "own"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"target": "abacus"}, TargetError, "no target is called 'abacus'"),
+        ({"server": "jetsn"}, TargetError, "did you mean 'jetson'"),
+        ({"link": "string"}, TargetError, "no link is called 'string'"),
+        ({"link": []}, PartcError, "needs at least one link; `partc links` lists them"),
+        ({"objective": "beauty"}, PartcError, "objective is latency or energy, not 'beauty'"),
+        (
+            {"pins": [("stem*", "moon")]},
+            PartcError,
+            r"pinned to the device or the server; pin 'stem\*' says 'moon'",
+        ),
+    ],
+)
+def test_mistakes_are_named(
+    arguments: dict[str, object], error: type[PartcError], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        make_goal(**{"target": "native", **arguments})  # pyright: ignore[reportArgumentType]  wrong on purpose
