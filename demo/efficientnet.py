@@ -128,8 +128,7 @@ def started(command: Sequence[str], cpu: int) -> Iterator[str]:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     os.sched_setaffinity(process.pid, {cpu})
     try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
+        line = process.stdout.readline() if process.stdout else ""
         if not line:
             sys.exit(f"{' '.join(command)} ended with status {process.wait()}")
         yield line

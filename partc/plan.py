@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
@@ -55,7 +56,9 @@ class Conditions:
     load: float = 1.0
 
     def __post_init__(self) -> None:
-        if min(self.uplink_mbps, self.downlink_mbps) <= 0 or min(self.round_trip_ms, self.load) < 0:
+        rates = (self.uplink_mbps, self.downlink_mbps)
+        others = (self.round_trip_ms, self.load)
+        if not all(map(math.isfinite, rates + others)) or min(rates) <= 0 or min(others) < 0:
             raise GraphError(f"rates must be above zero, round trip and load not below: {self}")
 
 
@@ -154,9 +157,9 @@ def make_plan(graph: LayerGraph, cut: Cut) -> Plan:
             if tensor.name in read_on_server and tensor.name not in made_on_server
         ),
         download=_unique(tensor for tensor in graph.outputs if tensor.name in made_on_server),
-        device_ms=sum(layer.annotated_cost.device_ms for layer in device),
-        server_ms=sum(layer.annotated_cost.server_ms for layer in server),
-        device_mj=sum(layer.annotated_cost.device_mj for layer in device),
+        device_ms=sum((layer.annotated_cost.device_ms for layer in device), 0.0),
+        server_ms=sum((layer.annotated_cost.server_ms for layer in server), 0.0),
+        device_mj=sum((layer.annotated_cost.device_mj for layer in device), 0.0),
     )
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from partc.errors import ModelError
 from partc.frontends.form import Form, find_form
-from partc.frontends.source import SourceModel
+from partc.frontends.source import Arrays, SourceModel
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -27,10 +31,12 @@ def import_model(model: Any, shapes: Shapes | None = None, examples: Any = None)
         ModelError: There is no such model, or it cannot be compiled.
     """
     if isinstance(model, (str, Path)):
-        return _import_named(str(model), shapes, examples)
-    if type(model).__name__ == "ModelProto":
-        return _import_onnx(model, shapes, examples)
-    return _import_torch(model, shapes, examples)
+        source = _import_named(str(model), shapes, examples)
+    elif type(model).__name__ == "ModelProto":
+        source = _import_onnx(model, shapes, examples)
+    else:
+        source = _import_torch(model, shapes, examples)
+    return _with_distinct_outputs(source)
 
 
 def _import_named(name: str, shapes: Shapes | None, examples: Any) -> SourceModel:
@@ -68,6 +74,33 @@ def _torch_frontend() -> Any:
             "a torch model needs torch, which is not installed; run: pip install 'partc[torch]'"
         ) from error
     return torch
+
+
+def _with_distinct_outputs(source: SourceModel) -> SourceModel:
+    """Name an output ``x_output`` if an input is called ``x``: a tensor has one name everywhere."""
+    inputs = {tensor.name for tensor in source.inputs}
+    taken = inputs | {tensor.name for tensor in source.outputs}
+    names = {
+        tensor.name: _untaken(f"{tensor.name}_output", taken)
+        for tensor in source.outputs
+        if tensor.name in inputs
+    }
+    if not names:
+        return source
+
+    def reference(arrays: Arrays) -> dict[str, NDArray[np.generic]]:
+        return {names.get(name, name): array for name, array in source.reference(arrays).items()}
+
+    outputs = (
+        replace(tensor, name=names.get(tensor.name, tensor.name)) for tensor in source.outputs
+    )
+    return replace(source, outputs=tuple(outputs), reference=reference)
+
+
+def _untaken(name: str, taken: set[str]) -> str:
+    while name in taken:
+        name += "_"
+    return name
 
 
 def _refuse_shapes(shapes: Shapes | None) -> None:

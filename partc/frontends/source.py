@@ -1,4 +1,6 @@
 """What every frontend returns."""
+# TVM ships no types.
+# pyright: reportMissingTypeStubs=false
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -280,7 +280,7 @@ def _parse(model: ModelSpec, argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--server", metavar="HOST:PORT", help="where the server half listens")
     parser.add_argument(
         "--plan",
-        help=f"one of {', '.join(plan.name for plan in model.plans)} (%(default)s)",
+        help=f"one of {_listed(plan.name for plan in model.plans)} (%(default)s)",
         default=model.default_plan,
     )
     parser.add_argument(
@@ -288,12 +288,17 @@ def _parse(model: ModelSpec, argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="NAME=FILE",
         action="append",
         default=[],
-        help=f"a .npy file for each of {', '.join(spec.name for spec in model.inputs)}",
+        help=f"a .npy file for each of {_listed(spec.name for spec in model.inputs)}",
     )
     parser.add_argument(
         "--output", metavar="DIR", type=Path, help="write every output as NAME.npy there"
     )
     return parser.parse_args(argv)
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Names for argparse's help, in which a percent sign starts a reference."""
+    return ", ".join(names).replace("%", "%%")
 
 
 def _load_input(argument: str) -> tuple[str, Array]:

@@ -79,3 +79,18 @@ def test_torch_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delattr("partc.frontends.torch", raising=False)
     with pytest.raises(ModelError, match=r"torch model needs torch, .* pip install 'partc\[torch"):
         import_model(module, examples=example)
+
+
+class Doubles(nn.Module):
+    """Returns what it is given, and twice that, under a name that an input has."""
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"x": x * 2, "x_output": x}
+
+
+def test_an_output_called_like_an_input_gets_a_name_of_its_own() -> None:
+    source = import_model(Doubles(), examples=torch.ones(2))
+    assert [tensor.name for tensor in source.outputs] == ["x_output_", "x_output"]
+    made = source.reference({"x": np.ones(2, np.float32)})
+    np.testing.assert_array_equal(made["x_output_"], [2, 2])
+    np.testing.assert_array_equal(made["x_output"], [1, 1])
