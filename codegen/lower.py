@@ -62,7 +62,7 @@ class _WeightTable:
         self._names: dict[tuple[str, tuple[int, ...], bytes], str] = {}
 
     def name(self, array: NDArray[np.generic]) -> str:
-        digest = hashlib.sha256(np.ascontiguousarray(array).data).digest()
+        digest = hashlib.sha256(array.tobytes()).digest()
         key = (array.dtype.str, array.shape, digest)
         if key not in self._names:
             self._names[key] = f"weight_{len(self._names)}"

@@ -7,24 +7,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import tvm
 from tvm import relax
 
-from partc.errors import CompilerError
+from partc.errors import CompilerError, ModelError
 from partc.graph import Layer, LayerGraph, Tensor
 from partc.passes.expressions import leaves, op_name, shape_of, tensor_type
 from partc.passes.flops import count_flops
 
 ELEMENTWISE = frozenset(
-    "abs acos acosh add asin asinh atan atanh bitwise_and bitwise_not bitwise_or bitwise_xor ceil "
-    "clip cos cosh divide equal erf exp floor floor_divide floor_mod gelu gelu_tanh greater "
-    "greater_equal isfinite isinf isnan leakyrelu less less_equal log logical_and logical_not "
-    "logical_or logical_xor maximum minimum mod multiply negative not_equal power prelu relu "
-    "relu6 round rsqrt selu sigmoid sign silu sin sinh softplus sqrt square subtract tan tanh "
-    "trunc where".split()
+    "abs acos acosh add asin asinh atan atan2 atanh bitwise_and bitwise_not bitwise_or "
+    "bitwise_xor ceil clip cos cosh divide equal erf ewise_fma exp floor floor_divide floor_mod "
+    "gelu gelu_tanh greater greater_equal isfinite isinf isnan leakyrelu left_shift less "
+    "less_equal log log_add_exp logical_and logical_not logical_or logical_xor maximum minimum "
+    "mod multiply negative not_equal power prelu relu right_shift round rsqrt selu sigmoid sign "
+    "silu sin sinh softplus sqrt square subtract tan tanh trunc where".split()
 )
 """Operators that compute each element from the elements at the same place."""
 
@@ -63,45 +64,57 @@ def build_graph(
         module: What :func:`partc.passes.canonicalize.canonicalize` returned.
         inputs: The model's inputs, parallel to the parameters of ``main``.
         outputs: The model's outputs, parallel to the tuple that ``main`` returns.
+
+    Raises:
+        ModelError: Two tensors of the model's signature have one name.
     """
-    body = _separate_outputs(module["main"])
+    main = module["main"]
+    if len(main.params) != len(inputs) or len(main.body.body.fields) != len(outputs):
+        raise CompilerError("import: the module's signature differs from the model's")
+    body = _name_signature(main, inputs, outputs)
     nodes = _Nodes(body)
     groups = [_grow(nodes, anchor) for anchor in nodes.anchors()]
-    names = _tensor_names(module["main"].params, inputs, body, outputs)
+    names = _tensor_names(body)
     layers = [
         _make_layer(nodes, group, layer_name, names)
         for group, layer_name in zip(groups, _layer_names(nodes, groups), strict=True)
     ]
-    by_name = {tensor.name: tensor for layer in layers for tensor in layer.outputs}
-    return LayerGraph(
-        name, tuple(inputs), tuple(layers), tuple(by_name[tensor.name] for tensor in outputs)
-    )
+    return LayerGraph(name, tuple(inputs), tuple(layers), tuple(outputs))
 
 
 @dataclass(frozen=True)
 class _Body:
+    """The bindings, and the names of the variables that are inputs or outputs."""
+
     bindings: tuple[relax.VarBinding, ...]
-    outputs: tuple[relax.Var, ...]
+    signature: dict[relax.Var, str]
 
 
-def _separate_outputs(main: relax.Function) -> _Body:
-    """Give every output a variable of its own, bound to a call.
+def _name_signature(
+    main: relax.Function, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
+) -> _Body:
+    """Give every output a variable of its own.
 
-    A model may return an input, a constant, or the same value twice; a reshape to the same shape
-    makes it a tensor that some layer makes.
+    A model may return an input, a constant, or the same value under two names; a reshape to the
+    same shape makes it a tensor that some layer makes.
     """
     bindings = [binding for block in main.body.blocks for binding in block.bindings]
-    taken = set(main.params)
-    outputs: list[relax.Var] = []
-    for position, value in enumerate(main.body.body.fields):
-        if not isinstance(value, relax.Var) or value in taken:
-            copy = relax.Var(f"output_{position}", value.ty)
+    signature = dict(zip(main.params, (tensor.name for tensor in inputs), strict=True))
+    for value, tensor in zip(main.body.body.fields, outputs, strict=True):
+        if not isinstance(value, relax.Var) or signature.get(value, tensor.name) != tensor.name:
             call = relax.op.reshape(value, shape_of(value))
-            bindings.append(relax.VarBinding(copy, relax.Call(call.op, call.args, ret_ty=value.ty)))
-            value = copy
-        taken.add(value)
-        outputs.append(value)
-    return _Body(tuple(bindings), tuple(outputs))
+            value = relax.Var(tensor.name, value.ty)
+            bindings.append(
+                relax.VarBinding(value, relax.Call(call.op, call.args, ret_ty=value.ty))
+            )
+        signature[value] = tensor.name
+    for name, count in Counter(signature.values()).items():
+        if count > 1:
+            raise ModelError(
+                f"the inputs and outputs of a model need different names, but {count} different "
+                f"tensors are called {name!r}; rename all but one in the model"
+            )
+    return _Body(tuple(bindings), signature)
 
 
 class _Nodes:
@@ -114,7 +127,7 @@ class _Nodes:
         self.bindings: list[list[relax.VarBinding]] = []
         self.producer: dict[relax.Var, int] = {}
         self.readers: dict[relax.Var, list[int]] = {}
-        self.returned = frozenset(body.outputs)
+        self.returned = body.signature.keys()
         self.grouped: set[int] = set()
         for binding in body.bindings:
             self._add(binding)
@@ -139,14 +152,13 @@ class _Nodes:
         return list(dict.fromkeys(arg for arg in args if isinstance(arg, relax.Var)))
 
     def makes(self, node: int) -> list[relax.Var]:
-        """The tensors that a node makes and something reads or returns."""
+        """The tensors that a node makes; there is no dead code, so something needs each."""
         made = (binding.var for binding in self.bindings[node])
-        return [
-            var
-            for var in made
-            if not isinstance(var.ty, relax.TupleType)
-            and (var in self.readers or var in self.returned)
-        ]
+        return [var for var in made if not isinstance(var.ty, relax.TupleType)]
+
+    def sizes(self, node: int) -> set[int]:
+        """How many elements the tensors have that a node makes."""
+        return {tensor_type(var).count for var in self.makes(node)}
 
     def anchors(self) -> Iterator[int]:
         """The nodes that are in no group when their turn comes."""
@@ -183,14 +195,12 @@ def _grow(nodes: _Nodes, anchor: int) -> tuple[int, ...]:
 def _fusable_tail(nodes: _Nodes, anchor: int) -> Iterator[int]:
     """Element-wise nodes that can follow the anchor, in order."""
     group = {anchor}
-    size = {_size(var) for var in nodes.makes(anchor)}
-    if len(size) != 1:
-        return
+    sizes = nodes.sizes(anchor)
     candidates = set(_reader_nodes(nodes, anchor))
     while candidates and len(group) < _LONGEST_TAIL:
         node = min(candidates)
         candidates.remove(node)
-        if _can_join(nodes, node, anchor, group) and {_size(v) for v in nodes.makes(node)} == size:
+        if nodes.sizes(node) == sizes and _can_join(nodes, node, anchor, group):
             group.add(node)
             candidates.update(_reader_nodes(nodes, node))
             yield node
@@ -207,14 +217,10 @@ def _can_join(nodes: _Nodes, node: int, anchor: int, group: set[int]) -> bool:
     Nodes before the anchor are in earlier layers; of those after it only the group's are.
     """
     name = op_name(nodes.call(node))
-    if node in nodes.grouped or (name not in ELEMENTWISE and name not in REARRANGING):
+    if name not in ELEMENTWISE and name not in REARRANGING:
         return False
     producers = (nodes.producer.get(var, -1) for var in nodes.reads(node))
     return all(producer < anchor or producer in group for producer in producers)
-
-
-def _size(var: relax.Var) -> int:
-    return tensor_type(var).count
 
 
 def _make_layer(
@@ -253,27 +259,22 @@ def layer_kind(anchor: relax.Call) -> str:
 
 # Names -------------------------------------------------------------------------------------------
 
-_ANONYMOUS = re.compile(r"(lv|gv|affine|output_)\d*")
+_ANONYMOUS = re.compile(r"(lv|gv)\d*")
 
 
-def _tensor_names(
-    params: Sequence[relax.Var], inputs: Sequence[Tensor], body: _Body, outputs: Sequence[Tensor]
-) -> dict[relax.Var, str]:
+def _tensor_names(body: _Body) -> dict[relax.Var, str]:
     """Name every tensor: the model's by its signature, the others after their variables."""
-    if len(params) != len(inputs) or len(body.outputs) != len(outputs):
-        raise CompilerError("import: the module's signature differs from the model's")
-    names = {var: tensor.name for var, tensor in zip(params, inputs, strict=True)}
-    names.update((var, tensor.name) for var, tensor in zip(body.outputs, outputs, strict=True))
+    names = dict(body.signature)
     unique = _UniqueNames(names.values())
     for binding in body.bindings:
-        if binding.var not in names:
+        if binding.var not in names and not isinstance(binding.var.ty, relax.TupleType):
             names[binding.var] = unique(str(binding.var.name))
     return names
 
 
 def _layer_names(nodes: _Nodes, groups: Sequence[tuple[int, ...]]) -> Iterator[str]:
     """Name each layer after the first operator in it that the source named, or else by its kind."""
-    unique = _UniqueNames(())
+    unique = _UniqueNames()
     for group in groups:
         hints = (str(binding.var.name) for node in group for binding in nodes.bindings[node])
         named = (hint for hint in hints if not _ANONYMOUS.fullmatch(hint))
@@ -283,7 +284,7 @@ def _layer_names(nodes: _Nodes, groups: Sequence[tuple[int, ...]]) -> Iterator[s
 class _UniqueNames:
     """Hands out each name once, and then with ``_1``, ``_2``, … behind it."""
 
-    def __init__(self, taken: Sequence[str] | Iterator[str]) -> None:
+    def __init__(self, taken: Iterable[str] = ()) -> None:
         self._taken = set(taken)
         self._count: dict[str, int] = {}
 

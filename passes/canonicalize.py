@@ -7,14 +7,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 
 import numpy as np
 import tvm
 from numpy.typing import NDArray
 from tvm import relax
 
-from partc.passes.expressions import as_array, dtype_of, leaves, map_leaves, op_name, shape_of
+from partc.passes.expressions import (
+    as_array,
+    constant,
+    dtype_of,
+    leaves,
+    map_leaves,
+    op_name,
+    shape_of,
+)
 
 Rule = Callable[["_Rewriter", relax.Call], "relax.Expr | None"]
 
@@ -27,90 +36,92 @@ def canonicalize(module: tvm.IRModule) -> tvm.IRModule:
 
     Returns:
         A module that computes the same. ``main`` is one block of bindings, each to a call or to an
-        item of a call's tuple, and returns a tuple. Surviving variables keep their name hints.
+        item of a call's tuple, and returns a tuple. Tuples are read item by item only. Surviving
+        variables keep their name hints.
     """
     main = relax.transform.Normalize()(module)["main"]
-    rewriter = _Rewriter(main)
+    with np.errstate(all="ignore"):  # a model may divide by zero, here as well as where it runs
+        for rules in (_SIMPLIFICATIONS, _FUSIONS):
+            main = _rewrite(main, rules)
+    return relax.transform.Normalize()(tvm.IRModule({"main": main}))
+
+
+def _rewrite(main: relax.Function, rules: Mapping[str, Rule]) -> relax.Function:
+    """Apply the rule for each operator, once to each call and in order, and drop dead code."""
+    rewriter = _Rewriter(main, rules)
     for block in main.body.blocks:
         for binding in block.bindings:
             rewriter.bind(binding.var, binding.value)
-    outputs = rewriter.outputs(main.body.body)
+    outputs = list(leaves([rewriter.resolve(main.body.body)]))
     bindings = _live(rewriter.definitions, outputs)
     body = relax.SeqExpr([relax.BindingBlock(bindings)], relax.Tuple(outputs))
     returned = relax.TupleType([output.ty for output in outputs])
-    function = relax.Function(list(main.params), body, returned)
-    return relax.transform.Normalize()(tvm.IRModule({"main": function}))
+    return relax.Function(list(main.params), body, returned)
 
 
 class _Rewriter:
     """Rewrites bindings one by one, in order.
 
-    ``definitions`` holds what is left: variables and the calls they are bound to. ``replaced``
-    holds what became of every variable of the source.
+    ``definitions`` holds what is left: variables and what they are bound to. ``name`` is the hint
+    for the variable that is being bound, and for what a rule emits on its behalf.
     """
 
-    def __init__(self, main: relax.Function) -> None:
+    def __init__(self, main: relax.Function, rules: Mapping[str, Rule]) -> None:
         self.definitions: dict[relax.Var, relax.Expr] = {}
-        self.replaced: dict[relax.Var, relax.Expr] = {}
-        self.uses = _count_uses(main)
+        self.name = ""
+        self._rules = rules
+        self._replaced: dict[relax.Var, relax.Expr] = {}
+        self._uses = _count_uses(main)
+        self._item_names = _item_names(main)
 
     def bind(self, var: relax.Var, value: relax.Expr) -> None:
+        self.name = self._item_names.get((var, 0), var.name)
         value = self.resolve(value)
         if isinstance(value, relax.Call):
             value = self._simplify(value)
-        if isinstance(value, relax.Call) or (
-            isinstance(value, relax.TupleGetItem) and isinstance(value.tuple_value, relax.Var)
-        ):
-            kept = relax.Var(var.name, var.ty)  # the source's may be tied to a dataflow block
-            self.definitions[kept], self.uses[kept] = value, self.uses[var]
-            self.replaced[var] = kept
-        else:
-            self.replaced[var] = value
+        if isinstance(value, relax.Call):
+            value = self._define(var, value)
+        if isinstance(value, relax.Var):
+            self._uses[value] += self._uses[var] - 1  # whoever read the one reads the other now
+        self._replaced[var] = value
 
     def resolve(self, expr: relax.Expr) -> relax.Expr:
         """The expression with every variable that was replaced replaced."""
         return map_leaves(
             expr,
-            lambda leaf: self.replaced.get(leaf, leaf) if isinstance(leaf, relax.Var) else leaf,
+            lambda leaf: self._replaced.get(leaf, leaf) if isinstance(leaf, relax.Var) else leaf,
         )
 
-    def emit(self, call: relax.Call, like: relax.Expr, name: str) -> relax.Var:
-        """Bind a call that no variable of the source is bound to."""
-        var = relax.Var(name, like.ty)
-        self.definitions[var] = _typed(call, like)
-        self.uses[var] = 1
+    def emit(self, value: relax.Expr, name: str) -> relax.Var:
+        """Bind what no variable of the source is bound to, for one reader."""
+        var = relax.Var(name, value.ty)
+        self.definitions[var], self._uses[var] = value, 1
         return var
 
     def sole_definition(self, expr: relax.Expr) -> relax.Call | None:
         """The call that makes a value, if nothing but one reader needs the value."""
-        if isinstance(expr, relax.Var) and self.uses[expr] == 1:
+        if isinstance(expr, relax.Var) and self._uses[expr] == 1:
             definition = self.definitions.get(expr)
             return definition if isinstance(definition, relax.Call) else None
         return None
 
-    def outputs(self, result: relax.Expr) -> list[relax.Expr]:
-        """The tensors that the function returns, flat, each a variable or a constant."""
-        return [
-            output
-            for leaf in leaves([self.resolve(result)])
-            for output in (
-                self._take_apart(leaf) if isinstance(leaf.ty, relax.TupleType) else [leaf]
-            )
-        ]
-
-    def _take_apart(self, whole: relax.Var) -> list[relax.Expr]:
-        """Bind every item of a call's tuple."""
-        items = [relax.TupleGetItem(whole, index) for index in range(len(whole.ty.fields))]
-        variables = [relax.Var(whole.name, field) for field in whole.ty.fields]
-        self.definitions.update(zip(variables, items, strict=True))
-        return variables
-
     def _simplify(self, call: relax.Call) -> relax.Expr:
-        for rule in (_evaluate, _drop_identity, _RULES.get(op_name(call))):
+        for rule in (_evaluate, _drop_identity, self._rules.get(op_name(call))):
             result = rule(self, call) if rule else None
             if result is not None:
                 return result
         return call
+
+    def _define(self, source: relax.Var, call: relax.Call) -> relax.Expr:
+        """Bind a call to a new variable, since the source's may be tied to a dataflow block."""
+        var = self.emit(call, source.name)
+        if not isinstance(call.ty, relax.TupleType):
+            return var
+        items = (relax.TupleGetItem(var, index) for index in range(len(call.ty.fields)))
+        names = self._item_names
+        return relax.Tuple(
+            [self.emit(item, names.get((source, item.index), source.name)) for item in items]
+        )
 
 
 def _typed(call: relax.Call, like: relax.Expr) -> relax.Call:
@@ -119,21 +130,25 @@ def _typed(call: relax.Call, like: relax.Expr) -> relax.Call:
 
 
 def _count_uses(main: relax.Function) -> Counter[relax.Var]:
-    uses: Counter[relax.Var] = Counter()
+    """How often each variable is read, as an argument or as a result."""
+    values = [binding.value for block in main.body.blocks for binding in block.bindings]
+    arguments = (value.args if isinstance(value, relax.Call) else [value] for value in values)
+    read = leaves([*chain.from_iterable(arguments), main.body.body])
+    return Counter(leaf for leaf in read if isinstance(leaf, relax.Var))
 
-    def count(expr: relax.Expr) -> None:
-        if isinstance(expr, relax.Var):
-            uses[expr] += 1
 
-    for block in main.body.blocks:
-        for binding in block.bindings:
-            relax.analysis.post_order_visit(binding.value, count)
-    relax.analysis.post_order_visit(main.body.body, count)
-    return uses
+def _item_names(main: relax.Function) -> dict[tuple[relax.Var, int], str]:
+    """What the source calls the items of tuples, by tuple and position."""
+    return {
+        (binding.value.tuple_value, binding.value.index): binding.var.name
+        for block in main.body.blocks
+        for binding in block.bindings
+        if isinstance(binding.value, relax.TupleGetItem)
+    }
 
 
 def _live(
-    definitions: dict[relax.Var, relax.Expr], outputs: Sequence[relax.Expr]
+    definitions: Mapping[relax.Var, relax.Expr], outputs: Sequence[relax.Expr]
 ) -> list[relax.VarBinding]:
     """The bindings that the outputs need, in order."""
     needed = {output for output in outputs if isinstance(output, relax.Var)}
@@ -177,10 +192,10 @@ def _evaluate(_: _Rewriter, call: relax.Call) -> relax.Expr | None:
         return None
     if name == "divide" and not np.issubdtype(known[0].dtype, np.floating):
         return None
-    return relax.const(np.ascontiguousarray(_NUMPY[name](call, known)).reshape(shape_of(call)))
+    return constant(np.asarray(_NUMPY[name](call, known), dtype_of(call)).reshape(shape_of(call)))
 
 
-# Identities --------------------------------------------------------------------------------------
+# Operators that do nothing -----------------------------------------------------------------------
 
 _MAY_CHANGE_NOTHING = frozenset(
     ("astype", "broadcast_to", "expand_dims", "flatten", "reshape", "squeeze")
@@ -204,53 +219,55 @@ def _drop_dropout(_: _Rewriter, call: relax.Call) -> relax.Expr:
 def _expand_batch_norm(rewriter: _Rewriter, call: relax.Call) -> relax.Expr | None:
     """Turn ``(x - mean) / sqrt(variance + epsilon) * gamma + beta`` into ``x * scale + shift``."""
     data, *statistics = call.args
+    attrs = call.attrs
     constants = [as_array(statistic) for statistic in statistics]
-    if any(constant is None for constant in constants):
+    if attrs["training"] or any(constant is None for constant in constants):
         return None
     gamma, beta, mean, variance = (np.asarray(constant, dtype=np.float64) for constant in constants)
-    attrs = call.attrs
     scale = (gamma if attrs["scale"] else 1.0) / np.sqrt(variance + float(attrs["epsilon"]))
     shift = (beta if attrs["center"] else 0.0) - mean * scale
     channel_shape = [1] * len(shape_of(data))
     channel_shape[int(attrs["axis"])] = -1
 
     def per_channel(values: NDArray[np.float64]) -> relax.Expr:
-        return relax.const(values.reshape(channel_shape).astype(dtype_of(data)))
+        return constant(values.reshape(channel_shape).astype(dtype_of(data)))
 
-    scaled = _typed(relax.op.multiply(data, per_channel(scale)), data)
-    folded = rewriter.emit(_first(_fold_multiply(rewriter, scaled), scaled), data, _name(data))
-    shifted = _typed(relax.op.add(folded, per_channel(shift)), data)
-    result = rewriter.emit(_first(_fold_add(rewriter, shifted), shifted), data, _name(data))
-    return relax.Tuple([result, statistics[2], statistics[3]])
+    scaled = rewriter.emit(_typed(relax.op.multiply(data, per_channel(scale)), data), rewriter.name)
+    shifted = rewriter.emit(_typed(relax.op.add(scaled, per_channel(shift)), data), rewriter.name)
+    return relax.Tuple([shifted, statistics[2], statistics[3]])
 
 
-def _fold_multiply(rewriter: _Rewriter, call: relax.Call) -> relax.Call | None:
-    """Move a constant factor per channel into the convolution, or past the bias, before it."""
+def _fold_multiply(rewriter: _Rewriter, call: relax.Call) -> relax.Expr | None:
+    """``(conv(x, w) + b) * f`` as ``conv(x, w * f) + b * f``; without ``b`` likewise."""
     data, factor = call.args
     values, definition = as_array(factor), rewriter.sole_definition(data)
-    if values is None or definition is None or not _same_type(call, data):
+    if values is None or definition is None:
         return None
-    if op_name(definition) == "add" and as_array(definition.args[1]) is not None:
-        inner = _typed(relax.op.multiply(definition.args[0], factor), data)
-        scaled = _fold_multiply(rewriter, inner)
-        if scaled is None:
-            return None
-        bias = relax.const(np.asarray(as_array(definition.args[1]) * values))
-        unbiased = rewriter.emit(scaled, data, _name(definition.args[0]))
-        return _typed(relax.op.add(unbiased, bias), data)
-    return _scale_convolution(definition, values)
+    if op_name(definition) != "add":
+        return _scale_convolution(rewriter, data, values)
+    bias = as_array(definition.args[1])
+    if bias is None or not _same_type(definition.args[0], data):
+        return None
+    scaled = _scale_convolution(rewriter, definition.args[0], values)
+    return None if scaled is None else _typed(relax.op.add(scaled, constant(bias * values)), data)
 
 
-def _scale_convolution(call: relax.Call, factor: NDArray[np.generic]) -> relax.Call | None:
-    """``conv(x, w) * factor`` as ``conv(x, w * factor)``."""
-    weight = as_array(call.args[1]) if op_name(call) == "conv2d" else None
-    if weight is None or call.attrs["kernel_layout"] != "OIHW":
+def _scale_convolution(
+    rewriter: _Rewriter, data: relax.Expr, factor: NDArray[np.generic]
+) -> relax.Var | None:
+    """Move a factor for each channel of a convolution that nothing else reads into its weight."""
+    call = rewriter.sole_definition(data)
+    if call is None or op_name(call) != "conv2d" or call.attrs["out_layout"] != "NCHW":
         return None
-    channels = weight.shape[0]
-    if factor.shape not in ((1, channels, 1, 1), (channels, 1, 1)):
+    weight = as_array(call.args[1])
+    if weight is None or weight.dtype != factor.dtype or call.attrs["kernel_layout"] != "OIHW":
         return None
-    scaled = relax.const(weight * factor.reshape(channels, 1, 1, 1))
-    return relax.Call(call.op, [call.args[0], scaled], call.attrs, ret_ty=call.ty)
+    per_channel = (1, weight.shape[0], 1, 1)
+    if np.broadcast_shapes(factor.shape, per_channel) != per_channel:
+        return None
+    scaled = constant(weight * np.broadcast_to(factor, per_channel).reshape(-1, 1, 1, 1))
+    folded = relax.Call(call.op, [call.args[0], scaled], call.attrs, ret_ty=call.ty)
+    return rewriter.emit(folded, data.name)
 
 
 def _fold_add(rewriter: _Rewriter, call: relax.Call) -> relax.Call | None:
@@ -260,45 +277,45 @@ def _fold_add(rewriter: _Rewriter, call: relax.Call) -> relax.Call | None:
     if values is None or definition is None or op_name(definition) != "add":
         return None
     inner = as_array(definition.args[1])
-    if inner is None or not _same_type(call, data) or not _same_type(data, definition.args[0]):
+    if inner is None:
         return None
-    return _typed(relax.op.add(definition.args[0], relax.const(inner + values)), call)
+    return _typed(relax.op.add(definition.args[0], constant(inner + values)), call)
 
 
 def _constant_last(rule: Rule) -> Rule:
     """Apply a rule to a commutative call with its constant, if any, as second argument."""
 
     def apply(rewriter: _Rewriter, call: relax.Call) -> relax.Expr | None:
-        if as_array(call.args[0]) is not None:
-            call = relax.Call(call.op, [call.args[1], call.args[0]], ret_ty=call.ty)
-            return _first(rule(rewriter, call), call)
-        return rule(rewriter, call)
+        if as_array(call.args[0]) is None:
+            return rule(rewriter, call)
+        swapped = relax.Call(call.op, [call.args[1], call.args[0]], ret_ty=call.ty)
+        rewritten = rule(rewriter, swapped)
+        return swapped if rewritten is None else rewritten
 
     return apply
 
 
+# Copies ------------------------------------------------------------------------------------------
+
+
 def _fold_pad(rewriter: _Rewriter, call: relax.Call) -> relax.Call | None:
-    """Let a convolution pad by itself where zeros were put around its input before."""
-    padding = _spatial_zero_padding(rewriter.definitions.get(call.args[0]))
-    if padding is None or call.attrs["data_layout"] != "NCHW":
+    """Let a convolution pad by itself where zeros, once or more, were put around its input."""
+    attrs, pad = call.attrs, rewriter.definitions.get(call.args[0])
+    padding = _spatial_zero_padding(pad)
+    if padding is None or attrs["data_layout"] != "NCHW":
         return None
-    total = [int(own) + extra for own, extra in zip(call.attrs["padding"], padding, strict=True)]
-    attrs = call.attrs
-    return _typed(
-        relax.op.nn.conv2d(
-            rewriter.definitions[call.args[0]].args[0],
-            call.args[1],
-            strides=attrs["strides"],
-            padding=total,
-            dilation=attrs["dilation"],
-            groups=attrs["groups"],
-            data_layout=attrs["data_layout"],
-            kernel_layout=attrs["kernel_layout"],
-            out_layout=attrs["out_layout"],
-            out_dtype=attrs["out_dtype"],
-        ),
-        call,
+    kept = ("strides", "dilation", "groups", "data_layout", "kernel_layout")
+    unpadded = relax.op.nn.conv2d(
+        pad.args[0],
+        call.args[1],
+        padding=[int(own) + extra for own, extra in zip(attrs["padding"], padding, strict=True)],
+        out_layout=attrs["out_layout"],
+        out_dtype=attrs["out_dtype"],
+        **{name: attrs[name] for name in kept},
     )
+    folded = _typed(unpadded, call)
+    further = _fold_pad(rewriter, folded)
+    return folded if further is None else further
 
 
 def _spatial_zero_padding(definition: relax.Expr | None) -> list[int] | None:
@@ -315,37 +332,34 @@ def _spatial_zero_padding(definition: relax.Expr | None) -> list[int] | None:
     return [top, left, bottom, right]
 
 
-def _first(rewritten: relax.Expr | None, original: relax.Expr) -> relax.Expr:
-    """Relax expressions refuse ``or``."""
-    return original if rewritten is None else rewritten
-
-
 def _sum_of_stacked(rewriter: _Rewriter, call: relax.Call) -> relax.Expr | None:
     """Add tensors one to another instead of copying them together and reducing."""
     stacked = rewriter.sole_definition(call.args[0])
     if stacked is None or op_name(stacked) != "stack" or call.attrs["keepdims"]:
         return None
-    if [int(axis) for axis in call.attrs["axis"]] != [int(stacked.attrs["axis"])]:
+    rank, axes = len(shape_of(stacked)), call.attrs["axis"]
+    if axes is None or [int(axis) % rank for axis in axes] != [int(stacked.attrs["axis"]) % rank]:
         return None
-    first, *others = stacked.args[0].fields
-    for other in others[:-1]:
-        first = rewriter.emit(relax.op.add(first, other), call, _name(call.args[0]))
-    return _typed(relax.op.add(first, others[-1]), call) if others else None
+    total, *others = stacked.args[0].fields
+    for other in others:
+        total = rewriter.emit(_typed(relax.op.add(total, other), call), rewriter.name)
+    return total
 
 
 def _same_type(one: relax.Expr, other: relax.Expr) -> bool:
     return shape_of(one) == shape_of(other) and dtype_of(one) == dtype_of(other)
 
 
-def _name(expr: relax.Expr) -> str:
-    return expr.name if isinstance(expr, relax.Var) else "affine"
-
-
-_RULES: dict[str, Rule] = {
-    "add": _constant_last(_fold_add),
+_SIMPLIFICATIONS: Mapping[str, Rule] = {
     "batch_norm": _expand_batch_norm,
-    "conv2d": _fold_pad,
     "dropout": _drop_dropout,
+}
+"""What leaves no operator, or others, in one's place; no rule asks who else reads a value."""
+
+_FUSIONS: Mapping[str, Rule] = {
+    "add": _constant_last(_fold_add),
+    "conv2d": _fold_pad,
     "multiply": _constant_last(_fold_multiply),
     "sum": _sum_of_stacked,
 }
+"""What merges a call with the one before it; dead code, which would count as a reader, is gone."""

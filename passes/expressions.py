@@ -26,6 +26,11 @@ def as_array(expr: relax.Expr) -> NDArray[np.generic] | None:
     return expr.value.numpy() if isinstance(expr, tvm.ir.GenericConst) else None
 
 
+def constant(array: NDArray[np.generic]) -> relax.Expr:
+    """A constant of the array's own element type; by itself TVM narrows 64 bits to 32."""
+    return relax.const(np.ascontiguousarray(array).reshape(array.shape), str(array.dtype))
+
+
 def shape_of(expr: relax.Expr) -> tuple[int, ...]:
     """The fixed shape of a tensor expression."""
     return tuple(int(extent) for extent in expr.ty.shape)

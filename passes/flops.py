@@ -14,10 +14,10 @@ from partc.passes.expressions import op_name, shape_of
 
 _MOVES = frozenset(
     "astype broadcast_to concat expand_dims flatten flip gather_elements gather_nd pad "
-    "permute_dims repeat reshape split squeeze stack strided_slice take tile".split()
+    "permute_dims pixel_shuffle repeat reshape split squeeze stack strided_slice take tile".split()
 )
 _PER_ELEMENT = {"softmax": 5, "log_softmax": 5, "layer_norm": 8, "group_norm": 8, "rms_norm": 6}
-_REDUCTIONS = frozenset("argmax argmin max mean min prod std sum variance".split())
+_REDUCTIONS = frozenset("argmax argmin max mean median min prod std sum variance".split())
 
 
 def count_flops(call: relax.Call) -> int:
@@ -34,9 +34,9 @@ def count_flops(call: relax.Call) -> int:
         return _convolution_flops(call)
     if name == "matmul":
         return 2 * _made(call) * shape_of(call.args[0])[-1]
-    if name == "attention":
+    if name in ("attention", "attention_bias"):
         return _attention_flops(call)
-    if "pool" in name:
+    if name.endswith(("pool1d", "pool2d", "pool3d")):
         return _made(call) * _window(call)
     if name in _REDUCTIONS:
         return math.prod(shape_of(call.args[0]))
@@ -51,10 +51,12 @@ def _made(call: relax.Call) -> int:
 
 
 def _convolution_flops(call: relax.Call) -> int:
-    data, weight = shape_of(call.args[0]), shape_of(call.args[1])
-    if "transpose" in op_name(call):  # every input element meets the whole kernel: I, O/groups, …
-        return 2 * math.prod(data) * math.prod(weight[1:])
-    return 2 * _made(call) * math.prod(weight[1:])  # O, I/groups, …
+    """Each element that is made, or read if transposed, meets one channel's part of the weight."""
+    transposed = "transpose" in op_name(call)
+    elements = math.prod(shape_of(call.args[0])) if transposed else _made(call)
+    weight = shape_of(call.args[1])
+    channels = weight[str(call.attrs["kernel_layout"]).index("I" if transposed else "O")]
+    return 2 * elements * math.prod(weight) // channels
 
 
 def _attention_flops(call: relax.Call) -> int:
