@@ -1,8 +1,10 @@
 """From segments of the layer graph to one Relax module and one set of weights."""
-# TVM ships no types.
+# TVM declares expressions and types only in part.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportUnknownParameterType=false
+# pyright: reportUnknownParameterType=false, reportUnknownLambdaType=false
+# pyright: reportAttributeAccessIssue=false, reportOptionalSubscript=false
+# pyright: reportOptionalMemberAccess=false, reportArgumentType=false, reportReturnType=false
 
 from __future__ import annotations
 

@@ -1,8 +1,10 @@
 """Group the operators of a canonical Relax module into layers."""
-# TVM ships no types.
+# TVM declares expressions and types only in part.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportUnknownParameterType=false
+# pyright: reportUnknownParameterType=false, reportUnknownLambdaType=false
+# pyright: reportAttributeAccessIssue=false, reportOptionalSubscript=false
+# pyright: reportOptionalMemberAccess=false, reportArgumentType=false, reportReturnType=false
 
 from __future__ import annotations
 

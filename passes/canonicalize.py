@@ -1,14 +1,17 @@
 """Bring an imported Relax module into the one form that layers are built from."""
-# TVM ships no types.
+# TVM declares expressions and types only in part.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownParameterType=false, reportUnknownLambdaType=false
+# pyright: reportAttributeAccessIssue=false, reportOptionalSubscript=false
+# pyright: reportOptionalMemberAccess=false, reportArgumentType=false, reportReturnType=false
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import tvm
@@ -153,7 +156,7 @@ def _live(
     """The bindings that the outputs need, in order."""
     needed = {output for output in outputs if isinstance(output, relax.Var)}
     kept: list[relax.VarBinding] = []
-    for var, value in reversed(definitions.items()):
+    for var, value in reversed(list(definitions.items())):
         if var in needed:
             kept.append(relax.VarBinding(var, value))
             needed.update(relax.analysis.free_vars(value))
@@ -162,7 +165,7 @@ def _live(
 
 # Constants -------------------------------------------------------------------------------------
 
-_NUMPY: dict[str, Callable[[relax.Call, list[NDArray[np.generic]]], NDArray[np.generic]]] = {
+_NUMPY: dict[str, Callable[[relax.Call, list[NDArray[Any]]], NDArray[Any]]] = {
     "add": lambda _, a: a[0] + a[1],
     "astype": lambda call, a: a[0].astype(dtype_of(call)),
     "broadcast_to": lambda call, a: np.broadcast_to(a[0], shape_of(call)),
@@ -253,7 +256,7 @@ def _fold_multiply(rewriter: _Rewriter, call: relax.Call) -> relax.Expr | None:
 
 
 def _scale_convolution(
-    rewriter: _Rewriter, data: relax.Expr, factor: NDArray[np.generic]
+    rewriter: _Rewriter, data: relax.Expr, factor: NDArray[Any]
 ) -> relax.Var | None:
     """Move a factor for each channel of a convolution that nothing else reads into its weight."""
     call = rewriter.sole_definition(data)

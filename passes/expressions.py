@@ -1,12 +1,15 @@
 """Small readings of Relax expressions, in NumPy's and partc's terms."""
-# TVM ships no types.
+# TVM declares expressions and types only in part.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportUnknownParameterType=false
+# pyright: reportUnknownParameterType=false, reportUnknownLambdaType=false
+# pyright: reportAttributeAccessIssue=false, reportOptionalSubscript=false
+# pyright: reportOptionalMemberAccess=false, reportArgumentType=false, reportReturnType=false
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import tvm
@@ -21,7 +24,7 @@ def op_name(call: relax.Call) -> str:
     return str(getattr(call.op, "name", call.op)).rsplit(".", 1)[-1]
 
 
-def as_array(expr: relax.Expr) -> NDArray[np.generic] | None:
+def as_array(expr: relax.Expr) -> NDArray[Any] | None:
     """The value of a constant; None for everything else."""
     return expr.value.numpy() if isinstance(expr, tvm.ir.GenericConst) else None
 
