@@ -31,12 +31,10 @@ def import_model(model: Any, shapes: Shapes | None = None, examples: Any = None)
         ModelError: There is no such model, or it cannot be compiled.
     """
     if isinstance(model, (str, Path)):
-        source = _import_named(str(model), shapes, examples)
-    elif type(model).__name__ == "ModelProto":
-        source = _import_onnx(model, shapes, examples)
-    else:
-        source = _import_torch(model, shapes, examples)
-    return _with_distinct_outputs(source)
+        return _import_named(str(model), shapes, examples)
+    if type(model).__name__ == "ModelProto":
+        return _import_onnx(model, shapes, examples)
+    return _import_torch(model, shapes, examples)
 
 
 def _import_named(name: str, shapes: Shapes | None, examples: Any) -> SourceModel:
@@ -63,7 +61,7 @@ def _import_onnx(model: Any, shapes: Shapes | None, examples: Any) -> SourceMode
 
 def _import_torch(model: Any, shapes: Shapes | None, examples: Any) -> SourceModel:
     _refuse_shapes(shapes)
-    return _torch_frontend().import_torch(model, examples)
+    return _with_distinct_outputs(_torch_frontend().import_torch(model, examples))
 
 
 def _torch_frontend() -> Any:
@@ -77,7 +75,11 @@ def _torch_frontend() -> Any:
 
 
 def _with_distinct_outputs(source: SourceModel) -> SourceModel:
-    """Name an output ``x_output`` if an input is called ``x``: a tensor has one name everywhere."""
+    """Name an output ``x_output`` if an input is called ``x``: a tensor has one name everywhere.
+
+    A torch model may return a dict with a key that is a parameter's name, too; ONNX allows no two
+    tensors of one name.
+    """
     inputs = {tensor.name for tensor in source.inputs}
     taken = inputs | {tensor.name for tensor in source.outputs}
     names = {
