@@ -1,9 +1,11 @@
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false, reportUntypedBaseClass=false
+# pyright: reportUnknownLambdaType=false
 # TVM ships no types
-"""Relax operators where TVM's ONNX importer would emit loop nests.
+"""Relax operators where TVM's ONNX importer would emit something else.
 
 A loop nest is opaque to every later pass: it can be neither simplified, fused by kind, nor counted.
+An index is used as it comes, so that one from a caller could read or write outside of its tensor.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tvm import relax, topi
 from tvm.ir import Expr, GenericConst
 
@@ -53,6 +56,64 @@ def convert_clip(inputs: Sequence[Any], attrs: Mapping[str, Any]) -> Expr | None
 def _bound(given: Any, attribute: float, fallback: float) -> float:
     value = attribute if given is None else given.value.numpy().item()
     return fallback if np.isnan(value) else value
+
+
+def convert_indexing(op_name: str, inputs: Sequence[Any], attrs: Mapping[str, Any]) -> Expr | None:
+    """Gather or scatter with indices that are made to fit; None if that is not what is to be done.
+
+    Negative ones count from the end; those that are still outside, which ONNX forbids, become the
+    nearest that is not.
+    """
+    if op_name not in _INDEXING or not isinstance(inputs[0].ty, relax.TensorType):
+        return None
+    data, indices, *updates = inputs[:3]
+    shape = [int(extent) for extent in data.ty.shape]
+    if op_name.endswith("ND"):
+        first = attrs.get("batch_dims", 0)
+        extents = np.array(shape[first : first + int(indices.ty.shape[-1])])
+    else:
+        extents = np.array(shape[attrs.get("axis", 0)])
+    return _INDEXING[op_name](data, _inside(indices, extents), updates, attrs)
+
+
+def _inside(indices: Any, extents: NDArray[np.integer[Any]]) -> Expr:
+    dtype = indices.ty.dtype.dtype
+    if isinstance(indices, GenericConst):
+        given = _array(indices)
+        wrapped = np.where(given < 0, given + extents, given)
+        return relax.const(np.clip(wrapped, 0, extents - 1).astype(dtype), dtype)
+    zero, end = relax.const(0, dtype), relax.const(extents.astype(dtype), dtype)
+    last = relax.const((extents - 1).astype(dtype), dtype)
+    wrapped = relax.op.where(relax.op.less(indices, zero), relax.op.add(indices, end), indices)
+    return relax.op.minimum(relax.op.maximum(wrapped, zero), last)
+
+
+def _array(constant: Any) -> NDArray[np.integer[Any]]:
+    return constant.value.numpy()
+
+
+def _reduction(attrs: Mapping[str, Any]) -> str:
+    reduction = bytes(attrs.get("reduction", b"none")).decode()
+    return "update" if reduction == "none" else reduction
+
+
+_INDEXING: Mapping[str, Callable[[Expr, Expr, Sequence[Expr], Mapping[str, Any]], Expr]] = {
+    "Gather": lambda data, indices, _, attrs: relax.op.take(
+        data, indices, attrs.get("axis", 0), mode="clip"
+    ),
+    "GatherElements": lambda data, indices, _, attrs: relax.op.gather_elements(
+        data, indices, attrs.get("axis", 0)
+    ),
+    "GatherND": lambda data, indices, _, attrs: relax.op.gather_nd(
+        data, indices, attrs.get("batch_dims", 0)
+    ),
+    "ScatterElements": lambda data, indices, updates, attrs: relax.op.scatter_elements(
+        data, indices, updates[0], attrs.get("axis", 0), _reduction(attrs)
+    ),
+    "ScatterND": lambda data, indices, updates, attrs: relax.op.scatter_nd(
+        data, indices, updates[0], _reduction(attrs)
+    ),
+}
 
 
 def _pad(mode: str) -> Callable[..., Expr]:

@@ -22,7 +22,7 @@ from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
 from tvm.tirx import IntImm
 
 from partc.errors import ModelError
-from partc.frontends.onnx_converters import OperatorBuilder, convert_clip
+from partc.frontends.onnx_converters import OperatorBuilder, convert_clip, convert_indexing
 from partc.frontends.onnx_messages import describe_node, reason
 from partc.graph import ITEM_NBYTES, Tensor, TensorType
 
@@ -173,9 +173,13 @@ class _Importer(ONNXGraphImporter):
     def _convert_operator(
         self, op_name: str, inputs: list[Any], attrs: dict[str, Any], opset: int
     ) -> Expr:
-        clipped = convert_clip(inputs, attrs) if op_name == "Clip" else None
-        if clipped is not None:
-            return self.bb.normalize(clipped)
+        converted = (
+            convert_clip(inputs, attrs)
+            if op_name == "Clip"
+            else convert_indexing(op_name, inputs, attrs)
+        )
+        if converted is not None:
+            return self.bb.normalize(converted)
         return super()._convert_operator(op_name, inputs, attrs, opset)
 
     def _bind(self, value: Expr, label: str) -> Expr:

@@ -41,6 +41,9 @@ _REFUSED: Mapping[str, str] = {
     "randn.default": _RANDOM,
     "randn_like.default": _RANDOM,
 }
+_INDEXED_ALONG = frozenset(
+    ("gather.default", "index_select.default", "scatter.src", "scatter.value")
+)
 _NAMESPACES = ("aten", "prims", "torchvision")
 
 
@@ -215,10 +218,11 @@ def _argument_problem(node: fx.Node, name: str) -> str | None:
 
 
 def _make_indices_positive(graph: fx.Graph) -> None:
-    """Count negative indices from the front.
+    """Count negative indices from the front, and let none lead out of its tensor.
 
     TVM converts them to a ``take`` that reads outside of the tensor. This, and not the recurrent
-    layers, is what makes the usual ``lstm(x)[0][:, -1]`` come out as garbage.
+    layers, is what makes the usual ``lstm(x)[0][:, -1]`` come out as garbage. Where torch refuses
+    an index, as an embedding does, no caller may use it to read or write what is not the tensor's.
     """
     for node in list(graph.nodes):
         name = _target_name(node)
@@ -228,6 +232,12 @@ def _make_indices_positive(graph: fx.Graph) -> None:
         elif name in ("index.Tensor", "index_put.default"):
             indices = [_wrap(node, axis, index) for axis, index in enumerate(node.args[1])]
             node.args = (node.args[0], indices, *node.args[2:])
+        elif name == "embedding.default":
+            table, index, *rest = node.args
+            node.args = (table, _wrap(node, 0, index), *rest)
+        elif name in _INDEXED_ALONG:
+            source, axis, index, *rest = node.args
+            node.args = (source, axis, _wrap(node, axis, index), *rest)
 
 
 def _wrap(node: fx.Node, axis: int, index: fx.Node | None) -> fx.Node | None:

@@ -256,6 +256,41 @@ def test_operators_that_tvm_alone_gets_wrong(function: Callable[..., Any]) -> No
     check_against_reference(import_torch(Function(function), IMAGE))
 
 
+class Lookups(nn.Module):
+    """Whatever takes an index from a caller."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(7, 4)
+
+    def forward(self, index: torch.Tensor, data: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        rows = self.table(index)
+        return (
+            rows,
+            torch.gather(data, 1, index),
+            data.index_select(1, index[0]),
+            data.scatter(1, index, rows[..., 0]),
+            data.scatter(-1, index, 2.0),
+        )
+
+
+class TestIndices:
+    def lookups(self) -> SourceModel:
+        return import_torch(Lookups(), (torch.tensor([[0, 6, 3]]), torch.randn(1, 7)))
+
+    def test_lookups_agree(self):
+        check_against_reference(self.lookups())
+
+    def test_no_index_leads_out_of_its_tensor(self):
+        source = self.lookups()
+        index, data = (tensor.name for tensor in source.inputs)
+        wild = {index: np.array([[7 * 10**12, -1, 10]]), data: source.examples[data]}
+        same = {**wild, index: np.array([[0, 6, 3]])}
+        expected = run_compiled(source, same)
+        for name, array in run_compiled(source, wild).items():
+            np.testing.assert_array_equal(array, expected[name])
+
+
 class TestForms:
     def test_exported_program(self) -> None:
         source = import_torch(export(Residual().eval(), IMAGE), name="my-net")
