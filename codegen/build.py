@@ -94,12 +94,28 @@ def resolve_target(target: Target) -> TvmTarget:
             f"target {target.name} must have an mtriple that starts with one of "
             f"{', '.join(ARCHITECTURES)}; it has {_triple(resolved)!r}"
         )
+    _check_cpu(_cpu(resolved), target.name)
     return resolved
 
 
+def _check_cpu(cpu: TvmTarget, name: str) -> None:
+    """Refuse a CPU that LLVM does not know; it would compile for a generic one without a word."""
+    known = map(str, tvm_ffi.get_global_func("target.llvm_get_cpu_archlist")(cpu))
+    mcpu = str(cpu.attrs.get("mcpu", ""))
+    if mcpu and mcpu not in known:
+        raise TargetError(
+            f"target {name} has mcpu {mcpu!r}, which LLVM does not know for {_triple(cpu)}; "
+            "give a name that clang's -mcpu takes"
+        )
+
+
+def _cpu(target: TvmTarget) -> TvmTarget:
+    return target.host if target.kind.name == "cuda" else target
+
+
 def _triple(target: TvmTarget) -> str:
-    host = target.host if target.kind.name == "cuda" else target
-    return "" if host is None else str(host.attrs.get("mtriple", ""))
+    cpu = _cpu(target)
+    return "" if cpu is None else str(cpu.attrs.get("mtriple", ""))
 
 
 def _architecture(target: TvmTarget) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping
 
 import onnx.helper
@@ -12,6 +13,7 @@ from partc.graph import ITEM_NBYTES, Tensor, TensorType
 
 # The first version of the format that does not list weights as inputs.
 _WEIGHTS_ARE_NO_INPUTS = 4
+_LARGEST_EXTENT = 2**63 - 1
 
 
 def fix_shapes(model: ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> ModelProto:
@@ -84,7 +86,7 @@ def _fix_shape(value: ValueInfoProto, shape: tuple[int, ...]) -> None:
         len(declared) == len(shape)
         and all(old in (None, new) for old, new in zip(declared, shape, strict=True))
     )
-    if not fits or any(extent < 1 for extent in shape):
+    if not fits or any(not 1 <= extent <= _LARGEST_EXTENT for extent in shape):
         raise ModelError(
             f"input {value.name!r} is declared as {_declared(value)}, "
             f"which the given shape [{', '.join(map(str, shape))}] does not fit"
@@ -97,7 +99,8 @@ def _check_fixed(inputs: Iterable[ValueInfoProto]) -> None:
     dynamic = [value for value in inputs if _is_dynamic(value)]
     if dynamic:
         declared = ", ".join(f"{value.name} {_declared(value)}" for value in dynamic)
-        options = " ".join(f"--shape {value.name}={_example(value)}" for value in dynamic)
+        given = (shlex.quote(f"{value.name}={_example(value)}") for value in dynamic)
+        options = " ".join(f"--shape {shape}" for shape in given)
         raise ModelError(
             f"the model has inputs without a fixed shape: {declared}; "
             f"give their shapes, for example {options}"

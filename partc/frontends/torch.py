@@ -102,7 +102,9 @@ def load_callable(spec: str) -> tuple[nn.Module | ExportedProgram, Examples | No
             made = make()
             model, examples = _split_examples(made)
         except Exception as error:
-            raise ModelError(f"{spec} failed with {type(error).__name__}: {error}") from error
+            raise ModelError(
+                f"{spec} failed with {type(error).__name__}: {first_line(error)}"
+            ) from error
     if isinstance(model, ExportedProgram):
         return model, None
     if isinstance(model, nn.Module) and examples is not None:

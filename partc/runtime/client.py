@@ -158,7 +158,7 @@ class Connection:
 
     def __init__(self, address: str) -> None:
         host, _, port = address.rpartition(":")
-        if not host or not port.isdecimal():
+        if not host or not port.isdecimal() or int(port) > 65535:
             raise InputError(f"a server's address is HOST:PORT, for example board:8001: {address}")
         self._address = address
         self._channel = grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
@@ -308,7 +308,7 @@ def _load_input(argument: str) -> tuple[str, Array]:
     try:
         with Path(path).open("rb") as file:
             return name, np.lib.format.read_array(file, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, MemoryError) as error:
         raise InputError(f"input {name!r} cannot be read from {path}: {error}") from error
 
 

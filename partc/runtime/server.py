@@ -138,7 +138,7 @@ class InferenceServer:
             at a time in any case.
 
     Raises:
-        ServerError: The address is taken or not this machine's.
+        ServerError: The address is taken or not this machine's, or the port is none.
     """
 
     def __init__(
@@ -165,6 +165,8 @@ class InferenceServer:
         self._server.stop(_GRACE_S).wait()
 
     def _bind(self, port: int) -> int:
+        if not 0 <= port <= 65535:  # gRPC would take the remainder
+            raise ServerError(f"a port is a number from 0 to 65535, where 0 is any, not {port}")
         address = f"{self.host}:{port}"
         try:
             bound = self._server.add_insecure_port(address)

@@ -203,6 +203,10 @@ def test_a_target_that_can_only_be_planned_for_is_refused_with_its_reason(tmp_pa
         ({"tag": "no/such-board"}, "mine.*no/such-board"),
         ({"kind": "llvm", "mtriple": "riscv64-linux-gnu"}, "mine.*riscv64-linux-gnu"),
         ({"kind": "cuda", "arch": "sm_87"}, "mine.*mtriple"),
+        (
+            {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "nonsense"},
+            "mine has mcpu 'nonsense'",
+        ),
     ],
 )
 def test_a_target_that_tvm_or_the_linker_does_not_know_is_refused(

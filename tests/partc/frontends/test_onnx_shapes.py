@@ -14,7 +14,7 @@ class TestShapes:
             "a shape was given for 'z', which is no input; the inputs are x [n, 3, h], s [2]"
         )
 
-    @pytest.mark.parametrize("shape", [(1, 3), (1, 4, 8), (0, 3, 8)])
+    @pytest.mark.parametrize("shape", [(1, 3), (1, 4, 8), (0, 3, 8), (1 << 63, 3, 8)])
     def test_shape_that_does_not_fit(self, shape: tuple[int, ...]):
         given_shape = ", ".join(map(str, shape))
         assert refusal(parse(self.MODEL), {"x": shape}) == (
@@ -28,6 +28,11 @@ class TestShapes:
             "the model has inputs without a fixed shape: x [n, 3, h, w], ids [n]; "
             "give their shapes, for example --shape x=1,3,224,224 --shape ids=1"
         )
+
+    def test_the_example_can_be_pasted_into_a_shell(self):
+        model = parse("net (float[n] x) => (float[n] y) { y = Relu(x) }")
+        model.graph.input[0].name = model.graph.node[0].input[0] = "an input"
+        assert refusal(model).endswith("for example --shape 'an input=1'")
 
     def test_unknown_rank(self):
         model = parse("net (float[2] x) => (float[2] y) { y = Relu(x) }")

@@ -264,6 +264,7 @@ def test_main_runs_the_model_from_files(
         (["--input", f"image={__file__}"], f"input 'image' cannot be read from {__file__}: "),
         (["--plan", "cut-9"], "unknown plan 'cut-9'; known are "),
         (["--server", "board"], "a server's address is HOST:PORT"),
+        (["--server", "board:65536"], "a server's address is HOST:PORT"),
     ],
 )
 def test_main_reports_what_it_cannot_do(
@@ -280,6 +281,17 @@ def test_main_never_unpickles(toy: Any, tmp_path: Path, capsys: pytest.CaptureFi
     half, arguments = toy.half, ["--input", f"image={tmp_path}/image.npy"]
     assert client_module.main(toy.model, half.artifact, half.directory, arguments) == 2
     assert "Object arrays cannot be loaded" in capsys.readouterr().err
+
+
+def test_main_refuses_an_array_that_memory_cannot_hold(
+    toy: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    header = {"descr": "<f4", "fortran_order": False, "shape": (1 << 50,)}
+    with (tmp_path / "image.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+    half, arguments = toy.half, ["--input", f"image={tmp_path}/image.npy"]
+    assert client_module.main(toy.model, half.artifact, half.directory, arguments) == 2
+    assert capsys.readouterr().err.startswith("error: input 'image' cannot be read from ")
 
 
 def test_main_says_where_it_cannot_write(

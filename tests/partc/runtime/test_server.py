@@ -264,6 +264,12 @@ def test_a_port_in_use_is_an_error(toy: Any, toy_executor: Executor) -> None:
             InferenceServer(toy.model, toy_executor, "127.0.0.1", port)
 
 
+@pytest.mark.parametrize("port", [-1, 65536])
+def test_a_port_out_of_range_is_an_error(toy: Any, toy_executor: Executor, port: int) -> None:
+    with pytest.raises(ServerError, match=f"a port is a number from 0 to 65535.* not {port}"):
+        InferenceServer(toy.model, toy_executor, "127.0.0.1", port)
+
+
 def test_two_servers_never_share_a_port(
     toy: Any, toy_executor: Executor, toy_server: InferenceServer
 ) -> None:
