@@ -225,7 +225,7 @@ request.run(["segment_0"])
 assert (request.array("y") == 2).all()
 new = {task: cpus for task, cpus in threads().items() if task not in before}
 assert all(cpus == os.sched_getaffinity(0) for cpus in new.values()), new
-assert not {"tvm", "partc.graph"} & sys.modules.keys()
+assert not {"tvm", "partc.compiler"} & sys.modules.keys()
 print(len(new))
 """
 
