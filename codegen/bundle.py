@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -44,8 +43,13 @@ def check_output(output: Path) -> None:
         raise BundleError(f"{output} is a file, so it is left alone; give a directory with -o")
     if not place.parent.is_dir():
         raise BundleError(f"there is no directory {place.parent} to write {place.name} in")
-    if not os.access(place.parent, os.W_OK):
-        raise BundleError(f"{place.parent} is not writable; give another directory with -o")
+    try:
+        tempfile.TemporaryDirectory(prefix=f".{place.name}-", dir=place.parent).cleanup()
+    except OSError as error:
+        raise BundleError(
+            f"{place.parent} cannot be written to ({error.strerror}); "
+            "give another directory with -o"
+        ) from error
 
 
 def _check_replaceable(directory: Path) -> None:

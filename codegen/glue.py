@@ -117,7 +117,6 @@ def _environment() -> Environment:
         "described": _described,
         "literal": literal,
         "names": _names,
-        "numpy_name": _numpy_name,
         "prose": prose,
         "source": source,
     }
@@ -135,8 +134,3 @@ def _described(identifier: str, tensor: TensorSpec) -> str:
 
 def _names(tensors: Sequence[TensorSpec]) -> str:
     return ", ".join(prose(spec.name) for spec in tensors)
-
-
-def _numpy_name(dtype: str) -> str:
-    """The NumPy scalar type of a dtype; ``np.bool`` is none before NumPy 2."""
-    return "bool_" if dtype == "bool" else dtype

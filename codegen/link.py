@@ -20,7 +20,7 @@ def link_library(inputs: Sequence[Path], architecture: str, library: Path) -> No
     """Link objects and C files to a shared library that is the same bytes wherever it is made.
 
     Args:
-        inputs: Object files and C files; the library's first input also gives the directory for
+        inputs: Object files and C files; the first one also gives the directory for
             intermediate files.
         architecture: One of ``ARCHITECTURES``.
         library: The file to write.

@@ -104,14 +104,16 @@ def make_samples(model: ModelSpec, examples: Mapping[str, Array] | None) -> Iter
 def _random_array(random: np.random.Generator, spec: TensorSpec, example: Array | None) -> Array:
     """Normal numbers, or integers in the example's range: an index may not leave its table.
 
-    Without an example integers are 0 or 1, which are valid as an index, a mask or a token.
+    Where that is a single number, or there is no example, it is 0 and 1, too, which are valid as an
+    index, a mask or a token.
     """
     dtype = np.dtype(spec.dtype)
     if np.issubdtype(dtype, np.floating):
         return np.asarray(random.standard_normal(spec.shape)).astype(dtype)
     low, high = 0, 1
     if example is not None and example.size:
-        low, high = int(np.min(example)), int(np.max(example))
+        least, most = int(np.min(example)), int(np.max(example))
+        low, high = (least, most) if least < most else (min(0, least), max(1, most))
     return np.asarray(random.integers(low, high, spec.shape, dtype, endpoint=True))
 
 

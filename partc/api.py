@@ -8,6 +8,7 @@ from typing import Any
 
 from partc.bundle import Bundle, open_bundle
 from partc.compiler import Progress, compile_model, lower_model, plan_model
+from partc.errors import PartcError
 from partc.frontends.load import Shapes
 from partc.goal import Pins, make_goal
 from partc.graph import LayerGraph
@@ -21,7 +22,7 @@ def compile(  # noqa: A001  the command's name
     server: str = "x86-64-v3",
     link: str | Sequence[str] = "wifi",
     objective: str = "latency",
-    pins: Pins = (),
+    pins: Pins | None = None,
     shapes: Shapes | None = None,
     examples: Any = None,
     output: str | Path = "out",
@@ -60,7 +61,7 @@ def plan(
     server: str = "x86-64-v3",
     link: str = "wifi",
     objective: str = "latency",
-    pins: Pins = (),
+    pins: Pins | None = None,
     shapes: Shapes | None = None,
     examples: Any = None,
 ) -> Decision:
@@ -70,6 +71,8 @@ def plan(
         PartcError: The model or an option cannot be worked with.
     """
     goal = make_goal(target, server, link, objective, pins)
+    if len(goal.links) > 1:
+        raise PartcError(f"a plan is for one link, but {len(goal.links)} were given")
     return plan_model(model, goal, shapes, examples)[0]
 
 

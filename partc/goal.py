@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from partc.errors import PartcError
@@ -10,7 +10,7 @@ from partc.plan import Objective, Side
 from partc.targets.link import Link, load_link
 from partc.targets.target import Target, load_target
 
-Pins = Sequence[tuple[str, str]]
+Pins = Mapping[str, str]
 """Patterns of layer names, each with the side, ``device`` or ``server``."""
 
 
@@ -38,7 +38,7 @@ def make_goal(
     server: str = "x86-64-v3",
     link: str | Sequence[str] = "wifi",
     objective: str = "latency",
-    pins: Pins = (),
+    pins: Pins | None = None,
 ) -> Goal:
     """Look up targets and links by name, or read them from ``.toml`` files.
 
@@ -54,7 +54,7 @@ def make_goal(
         server=load_target(server),
         links=tuple(load_link(name) for name in links),
         objective=_objective(objective),
-        pins=tuple((pattern, _side(side, pattern)) for pattern, side in pins),
+        pins=tuple((pattern, _side(side, pattern)) for pattern, side in (pins or {}).items()),
     )
 
 

@@ -135,6 +135,11 @@ class _Nodes:
             self._add(binding)
 
     def _add(self, binding: relax.VarBinding) -> None:
+        if not isinstance(binding.var.ty, (relax.TensorType, relax.TupleType)):
+            raise ModelError(
+                f"operator {op_name(binding.value)!r}, imported as {str(binding.var.name)!r}, "
+                f"makes {binding.var.ty} and not a tensor of fixed shape, which cannot be compiled"
+            )
         if isinstance(binding.value, relax.TupleGetItem):
             node = self.producer[binding.value.tuple_value]
             self.bindings[node].append(binding)

@@ -349,6 +349,14 @@ def _sum_of_stacked(rewriter: _Rewriter, call: relax.Call) -> relax.Expr | None:
     return total
 
 
+def _bound_indices(_: _Rewriter, call: relax.Call) -> relax.Expr | None:
+    """Clip indices: in TVM's default mode a wrong one reads whatever memory it leads to."""
+    if str(call.attrs["mode"]) != "fast":
+        return None
+    bounded = relax.op.take(*call.args, axis=call.attrs["axis"], mode="clip")
+    return _typed(bounded, call)
+
+
 def _same_type(one: relax.Expr, other: relax.Expr) -> bool:
     return shape_of(one) == shape_of(other) and dtype_of(one) == dtype_of(other)
 
@@ -356,6 +364,7 @@ def _same_type(one: relax.Expr, other: relax.Expr) -> bool:
 _SIMPLIFICATIONS: Mapping[str, Rule] = {
     "batch_norm": _expand_batch_norm,
     "dropout": _drop_dropout,
+    "take": _bound_indices,
 }
 """What leaves no operator, or others, in one's place; no rule asks who else reads a value."""
 

@@ -51,6 +51,6 @@ def tiny_bundle(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> B
         tiny_model,
         target="native",
         server="native",
-        pins=[("stem", "device"), ("head", "server")],
+        pins={"stem": "device", "head": "server"},
         output=tmp_path_factory.mktemp("bundle") / "tiny",
     )

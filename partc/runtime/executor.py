@@ -67,10 +67,6 @@ class Executor:
         """Start a request from the arrays that a caller or the wire gave."""
         return Request(self, inputs)
 
-    def holds(self, segments: Iterable[str]) -> bool:
-        """Whether this half has all of these segments."""
-        return all(name in self._segments for name in segments)
-
     def upload(self, array: Array) -> tvm_ffi.Tensor:
         """Copy an array to the device."""
         return self._copies.upload(array)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -87,11 +86,9 @@ class TestCheckOutput:
         with pytest.raises(BundleError, match="is the current directory, one above it or"):
             check_output(Path(name))
 
-    @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-    def test_refuses_a_parent_that_is_not_writable(self, tmp_path: Path) -> None:
-        tmp_path.chmod(0o500)
-        with pytest.raises(BundleError, match="is not writable"):
-            check_output(tmp_path / "out")
+    def test_refuses_a_parent_that_is_not_writable(self) -> None:
+        with pytest.raises(BundleError, match=r"/proc cannot be written to .*; give another dir"):
+            check_output(Path("/proc/out"))  # where even root may write nothing
 
 
 class TestStaged:

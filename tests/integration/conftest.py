@@ -40,7 +40,7 @@ def cls_bundle(cls_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Bun
         target="x86-64",
         server="x86-64-v3",
         shapes={"x": CLS_SHAPE},
-        pins=[("Conv_16", Side.DEVICE), ("Conv_17", Side.SERVER)],
+        pins={"Conv_16": Side.DEVICE, "Conv_17": Side.SERVER},
         output=tmp_path_factory.mktemp("cls") / "bundle",
     )
 

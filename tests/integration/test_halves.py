@@ -81,6 +81,7 @@ def bare_environment(bundle: Bundle, side: Side, directory: Path) -> str:
     install = [python, "-m", "pip", "install", "--quiet", "--requirement", str(requirements)]
     subprocess.run(install, check=True)
     for package in ("partc", "torch", "onnx", "google.protobuf"):
-        absent = subprocess.run([python, "-c", f"import {package}"], capture_output=True)
+        command = [python, "-c", f"import {package}"]
+        absent = subprocess.run(command, cwd=directory, capture_output=True)
         assert absent.returncode != 0, f"{package} is in the {side.value}'s environment"
     return python

@@ -102,7 +102,7 @@ def test_a_model_can_be_lowered(tiny_model: Path) -> None:
 
 
 def test_a_model_can_be_planned(tiny_model: Path) -> None:
-    decision = partc.plan(tiny_model, target="jetson-tx2", link="lte", pins=[("*", "server")])
+    decision = partc.plan(tiny_model, target="jetson-tx2", link="lte", pins={"*": "server"})
     assert (decision.target, decision.server, decision.link) == ("jetson-tx2", "x86-64-v3", "lte")
     assert decision.plan.server_layers == ("stem", "head")
 
@@ -118,4 +118,4 @@ def test_mistakes_are_sentences(tiny_model: Path) -> None:
     with pytest.raises(PartcError, match="objective"):
         partc.plan(tiny_model, target="native", objective="beauty")
     with pytest.raises(PartcError, match=r"nothing\*"):
-        partc.plan(tiny_model, target="native", pins=[("nothing*", "device")])
+        partc.plan(tiny_model, target="native", pins={"nothing*": "device"})

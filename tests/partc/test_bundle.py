@@ -71,7 +71,7 @@ def test_the_same_code_with_other_weights_is_another_module(
         tmp_path / "tiny.onnx",
         target="native",
         server="native",
-        pins=[("stem", "device"), ("head", "server")],
+        pins={"stem": "device", "head": "server"},
         output=place,
     )
     old, new = tiny_bundle.manifest.files, open_bundle(place).manifest.files

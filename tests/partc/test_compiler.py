@@ -41,7 +41,7 @@ class TestDecide:
         assert decision.objective is Objective.LATENCY
 
     def test_pins_hold(self, tiny_model: Path) -> None:
-        goal = make_goal("native", pins=[("stem", "device"), ("head", "server")])
+        goal = make_goal("native", pins={"stem": "device", "head": "server"})
         (decision,) = plan_model(tiny_model, goal)
         assert (decision.plan.device_layers, decision.plan.server_layers) == (("stem",), ("head",))
 
@@ -114,7 +114,7 @@ def test_an_old_bundle_survives_a_failure_and_not_a_success(
     place = tmp_path / "out"
     compile_model(tiny_model, goal, place)
     before = hash_files(place)
-    pinned = replace(goal, pins=make_goal("native", pins=[("stem", "device")]).pins)
+    pinned = replace(goal, pins=make_goal("native", pins={"stem": "device"}).pins)
 
     def interrupt(message: str) -> None:
         if message.startswith("Verifying"):
@@ -134,7 +134,7 @@ def test_an_old_bundle_survives_a_failure_and_not_a_success(
 _COMPILE = """
 import partc
 partc.compile({model!r}, target="native", server="native", link=["wifi", "lte"], output={output!r},
-    pins=[("stem", "device"), ("head", "server")])
+    pins={{"stem": "device", "head": "server"}})
 """
 
 

@@ -10,7 +10,7 @@ from partc.plan import Objective, Side
 
 
 def test_names_are_looked_up() -> None:
-    goal = make_goal("jetson", "x86-64", ["lte", "wifi"], "energy", [("stem*", "device")])
+    goal = make_goal("jetson", "x86-64", ["lte", "wifi"], "energy", {"stem*": "device"})
     assert (goal.target.name, goal.server.name) == ("jetson-agx-orin", "x86-64")
     assert [link.name for link in goal.links] == ["lte", "wifi"]
     assert goal.objective is Objective.ENERGY
@@ -46,7 +46,7 @@ def test_files_are_read(tmp_path: Path) -> None:
         ({"link": []}, PartcError, "needs at least one link; `partc links` lists them"),
         ({"objective": "beauty"}, PartcError, "objective is latency or energy, not 'beauty'"),
         (
-            {"pins": [("stem*", "moon")]},
+            {"pins": {"stem*": "moon"}},
             PartcError,
             r"pinned to the device or the server; pin 'stem\*' says 'moon'",
         ),

@@ -274,3 +274,14 @@ def test_a_signature_that_is_not_the_modules_is_refused() -> None:
     module = canonicalize(make_module(IMAGE, lambda emit, x: emit(op.nn.relu(x))))
     with pytest.raises(CompilerError, match="signature"):
         build_graph("toy", module, [], [Tensor("y", TensorType("float32", IMAGE["x"]))])
+
+
+def test_a_value_that_is_no_tensor_is_refused_by_name() -> None:
+    def build(emit, sizes):
+        return emit(op.shape_to_tensor(emit(op.tensor_to_shape(sizes))))
+
+    module = make_module({"sizes": (2,)}, build, dtype="int64")
+    with pytest.raises(
+        ModelError, match=r"operator 'tensor_to_shape', imported as '\w+', makes R\."
+    ):
+        _build(module)

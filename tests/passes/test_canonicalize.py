@@ -445,3 +445,15 @@ def test_a_single_result_becomes_a_tuple_of_one() -> None:
     assert isinstance(main.body.body, relax.Tuple)
     assert len(main.ret_ty.fields) == 1
     assert not isinstance(main.body.blocks[0], relax.DataflowBlock)
+
+
+def test_no_index_reads_outside_its_table() -> None:
+    table = weights(5, 3)
+
+    def build(emit, indices):
+        return emit(op.take(table, indices, axis=0, mode="fast"))
+
+    module = canonicalize(make_module({"indices": (4,)}, build, dtype="int64"))
+    indices = np.array([0, 4, 1_000_000_000, -7])
+    (rows,) = Machine(module).run("main", [indices])
+    np.testing.assert_array_equal(rows, table.value.numpy()[[0, 4, 4, 0]])
