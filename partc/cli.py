@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 import sys
 from collections.abc import Callable, Generator, Iterable
@@ -71,6 +72,27 @@ PinTexts = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _show_help(context: typer.Context, directory: Path) -> Path:
+    """Help for a command that leaves --help after DIR to the half of the bundle."""
+    if str(directory) in ("-h", "--help"):
+        typer.echo(context.get_help())
+        raise typer.Exit
+    return directory
+
+
+BundleDirectory = Annotated[
+    Path,
+    typer.Argument(metavar="DIR", help="A bundle.", show_default=False, callback=_show_help),
+]
+# What follows DIR, --help included, is for the half.
+_half_command = functools.partial(
+    app.command,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+    no_args_is_help=True,
+)
 
 
 def main() -> None:
@@ -201,23 +223,17 @@ def inspect(
         report_console(sys.stdout).print(layer_table(graph, cut))
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def serve(
-    context: typer.Context,
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A bundle.", show_default=False)],
-) -> None:
-    """Run the server's half of a bundle; `partc serve DIR -h` lists its options."""
+@_half_command()
+def serve(context: typer.Context, directory: BundleDirectory) -> None:
+    """Run the server's half of a bundle; `partc serve DIR --help` lists its options."""
     from partc.bundle import open_bundle
 
     sys.exit(open_bundle(directory).half(Side.SERVER).main(context.args))
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def run(
-    context: typer.Context,
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A bundle.", show_default=False)],
-) -> None:
-    """Run the model once on arrays from files; `partc run DIR -h` lists the options."""
+@_half_command()
+def run(context: typer.Context, directory: BundleDirectory) -> None:
+    """Run the model once on arrays from files; `partc run DIR --help` lists the options."""
     from partc.bundle import open_bundle
 
     sys.exit(open_bundle(directory).half(Side.DEVICE).main(context.args))

@@ -121,17 +121,12 @@ def read_manifest(bundle: Path) -> Manifest:
     """Read a bundle's manifest and check every file against it.
 
     Raises:
-        BundleError: There is no bundle, it is of another version, or a file is missing or differs.
+        BundleError: There is no bundle, it is of another version, or a file is missing, cannot be
+            read, or differs.
     """
-    try:
-        text = (bundle / MANIFEST_NAME).read_bytes()
-    except OSError as error:
-        raise BundleError(
-            f"{bundle} is no bundle: it has no {MANIFEST_NAME}; give the directory that "
-            "partc compile wrote"
-        ) from error
-    manifest = _decode(text, bundle)
-    _check_files(bundle, manifest.files)
+    manifest = _decode(_read_text(bundle), bundle)
+    for name, digest in manifest.files.items():
+        _check_file(bundle / name, digest)
     return manifest
 
 
@@ -153,6 +148,19 @@ def hash_files(bundle: Path) -> dict[str, str]:
     }
 
 
+def _read_text(bundle: Path) -> bytes:
+    path = bundle / MANIFEST_NAME
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise BundleError(
+            f"{bundle} is no bundle: it has no {MANIFEST_NAME}; give the directory that "
+            "partc compile wrote"
+        ) from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
 def _decode(text: bytes, bundle: Path) -> Manifest:
     try:
         version = msgspec.json.decode(text, type=_Header).schema_version
@@ -168,10 +176,18 @@ def _decode(text: bytes, bundle: Path) -> Manifest:
     )
 
 
-def _check_files(bundle: Path, expected: Mapping[str, str]) -> None:
-    for name, digest in expected.items():
-        path = bundle / name
-        if not path.is_file():
-            raise BundleError(f"{path} is missing; copy the bundle again or compile it again")
-        if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-            raise BundleError(f"{path} has changed since the bundle was written; compile it again")
+def _check_file(path: Path, expected: str) -> None:
+    try:
+        found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if found is None:
+        raise BundleError(f"{path} is missing; copy the bundle again or compile it again")
+    if found != expected:
+        raise BundleError(f"{path} has changed since the bundle was written; compile it again")
+
+
+def _unreadable(path: Path, error: OSError) -> BundleError:
+    return BundleError(
+        f"{path} cannot be read: {error.strerror}; make it readable or compile the model again"
+    )

@@ -24,7 +24,7 @@ from partc.frontends.onnx_messages import reason
 from partc.frontends.onnx_operators import check_operators
 from partc.frontends.onnx_reference import OnnxReference
 from partc.frontends.onnx_relax import opset_version, output_tensors, to_relax
-from partc.frontends.onnx_shapes import fix_shapes, input_tensors
+from partc.frontends.onnx_shapes import declare_outputs, fix_shapes, input_tensors
 from partc.frontends.source import SourceModel
 
 # Older operator sets broadcast by attributes that TVM ignores, and ONNX Runtime does not promise
@@ -54,6 +54,7 @@ def import_onnx(
     _check_opset(loaded, title)
     fixed = fix_shapes(_inline(loaded, title), shapes or {})
     check_operators(fixed, title, folded=False)
+    declare_outputs(fixed, title)
     _check_valid(fixed, title)
     with _quiet():
         folded = fold(fixed, title)

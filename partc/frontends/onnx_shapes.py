@@ -6,9 +6,11 @@ import shlex
 from collections.abc import Iterable, Mapping
 
 import onnx.helper
+import onnx.shape_inference
 from onnx import ModelProto, TensorShapeProto, ValueInfoProto
 
 from partc.errors import ModelError
+from partc.frontends.onnx_messages import reason
 from partc.graph import ITEM_NBYTES, Tensor, TensorType
 
 # The first version of the format that does not list weights as inputs.
@@ -44,6 +46,30 @@ def fix_shapes(model: ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> Mode
     graph.input.extend(inputs)
     _forget_shapes(fixed)
     return fixed
+
+
+def declare_outputs(model: ModelProto, title: str) -> None:
+    """Declare, in place, the outputs of a model with fixed shapes that have no type or no shape.
+
+    ONNX Runtime takes such models, ONNX's checker and onnxslim do not.
+
+    Raises:
+        ModelError: What an output is cannot be inferred.
+    """
+    if not any(map(_is_undeclared, model.graph.output)):
+        return
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    except (onnx.shape_inference.InferenceError, ValueError) as error:
+        raise ModelError(f"the outputs of {title} cannot be inferred: {reason(error)}") from error
+    for output, found in zip(model.graph.output, inferred.graph.output, strict=True):
+        if _is_undeclared(found):
+            raise ModelError(
+                f"{title} declares output {output.name!r} without a type or shape, and none "
+                "can be inferred; declare it, or mend the nodes that make it"
+            )
+        output.CopyFrom(found)
+    _forget_shapes(model)
 
 
 def input_tensors(model: ModelProto) -> tuple[Tensor, ...]:
@@ -122,6 +148,11 @@ def _extents(value: ValueInfoProto) -> list[int | None] | None:
         return None
     # Exporters write -1, and long ago 0, where they mean a dynamic dimension.
     return [dim.dim_value if dim.dim_value > 0 else None for dim in tensor.shape.dim]
+
+
+def _is_undeclared(output: ValueInfoProto) -> bool:
+    kind = output.type.WhichOneof("value")
+    return kind is None or (kind == "tensor_type" and _extents(output) is None)
 
 
 def _is_dynamic(value: ValueInfoProto) -> bool:

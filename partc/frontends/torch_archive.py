@@ -51,7 +51,7 @@ def load_archive(path: Path) -> ExportedProgram:
         ModelError: There is no such file, it is no archive of this kind, or it holds something
             that would be executed on loading.
     """
-    if path.suffix != ".pt2":
+    if path.suffix.lower() != ".pt2":
         raise ModelError(
             f"expected a .pt2 archive, but {path} is a {path.suffix or 'nameless'} file, which may "
             "hold pickled code that partc does not run; load the model in Python, export it with "

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
+import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -21,6 +24,7 @@ from .spec import ArtifactSpec, ModelSpec, PlanSpec
 from .tensors import Array, check_arrays, describe, pack, unpack
 
 _Reply = TypeVar("_Reply")
+_SILENCE_S = 1.0
 _CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
@@ -254,15 +258,23 @@ def main(
 ) -> int:
     """The program of the device half: run the model once on arrays from files.
 
+    Args:
+        model: The signature and the plans.
+        artifact: The half's files.
+        directory: Where they lie.
+        argv: The options that ``partc run DIR`` was given; None means those of this process.
+
     Returns:
         The exit status: 0, or 2 after an error message.
     """
-    options = _parse(model, argv)
+    program = f"python -m {directory.name}" if argv is None else "partc run DIR"
+    options = _parse(program, model, argv)
     try:
-        inputs = dict(_load_input(argument) for argument in options.input)
+        inputs = _load_inputs(model, options.input)
         client = Client(model, Executor(directory, artifact))
         if options.server:
-            client.connect(options.server)
+            with _announced(f"waiting for the server at {options.server}"):
+                client.connect(options.server)
         outputs = client.infer(inputs, options.plan)
         client.close()
         if options.output:
@@ -275,8 +287,20 @@ def main(
     return 0
 
 
-def _parse(model: ModelSpec, argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=f"Run {model.name} once.")
+@contextmanager
+def _announced(line: str) -> Generator[None]:
+    """Say on standard error what is being done, unless it is done at once."""
+    timer = threading.Timer(_SILENCE_S, print, (line,), {"file": sys.stderr, "flush": True})
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+
+
+def _parse(program: str, model: ModelSpec, argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(program, description=f"Run {model.name} once.")
     parser.add_argument("--server", metavar="HOST:PORT", help="where the server half listens")
     parser.add_argument(
         "--plan",
@@ -299,6 +323,16 @@ def _parse(model: ModelSpec, argv: Sequence[str] | None) -> argparse.Namespace:
 def _listed(names: Iterable[str]) -> str:
     """Names for argparse's help, in which a percent sign starts a reference."""
     return ", ".join(names).replace("%", "%%")
+
+
+def _load_inputs(model: ModelSpec, arguments: Sequence[str]) -> dict[str, Array]:
+    inputs = [_load_input(argument) for argument in arguments]
+    given, expected = [name for name, _ in inputs], [spec.name for spec in model.inputs]
+    if sorted(given) != sorted(expected):
+        options = " ".join(f"--input {shlex.quote(f'{name}={name}.npy')}" for name in expected)
+        found = ", ".join(map(repr, given)) or "none"
+        raise InputError(f"give every input once, for example {options}, not {found}")
+    return dict(inputs)
 
 
 def _load_input(argument: str) -> tuple[str, Array]:

@@ -224,10 +224,17 @@ def main(
 ) -> int:
     """The program of the server half: answer until SIGINT or SIGTERM.
 
+    Args:
+        model: The signature and the plans.
+        artifact: The half's files.
+        directory: Where they lie.
+        argv: The options that ``partc serve DIR`` was given; None means those of this process.
+
     Returns:
         The exit status: 0, or 2 if the server could not start.
     """
-    options = _parse(model, artifact, argv)
+    program = f"python -m {directory.name}" if argv is None else "partc serve DIR"
+    options = _parse(program, model, artifact, argv)
     try:
         executor = Executor(directory, replace(artifact, threads=options.threads))
         server = InferenceServer(model, executor, options.host, options.port)
@@ -245,10 +252,10 @@ def main(
 
 
 def _parse(
-    model: ModelSpec, artifact: ArtifactSpec, argv: Sequence[str] | None
+    program: str, model: ModelSpec, artifact: ArtifactSpec, argv: Sequence[str] | None
 ) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=f"Serve {model.name} by the Open Inference Protocol v2 over gRPC."
+        program, description=f"Serve {model.name} by the Open Inference Protocol v2 over gRPC."
     )
     parser.add_argument("--host", default="0.0.0.0", help="address to listen on (%(default)s)")  # noqa: S104  a server half is asked from other machines
     parser.add_argument(

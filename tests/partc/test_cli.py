@@ -69,7 +69,7 @@ class TestHelp:
         assert result.status == 0
         assert result.out.startswith(f"Usage: partc {command} ")
 
-    @pytest.mark.parametrize("command", ["", "compile", "plan", "inspect"])
+    @pytest.mark.parametrize("command", ["", "compile", "plan", "inspect", "serve", "run"])
     def test_without_arguments_there_is_help(self, run: Run, command: str) -> None:
         result = run(*command.split())
         assert f"Usage: partc {command}".rstrip() in result.out + result.err
@@ -82,12 +82,18 @@ class TestHelp:
     def test_version(self, run: Run) -> None:
         assert re.fullmatch(r"partc \d+\.\d+\.\d+\n", run("--version").out)
 
+    @pytest.mark.parametrize("command", ["serve", "run"])
+    def test_short_help_is_help_too(self, run: Run, command: str) -> None:
+        assert run(command, "-h") == run(command, "--help")
+
+    @pytest.mark.parametrize("help_option", ["-h", "--help"])
     @pytest.mark.parametrize(("command", "option"), [("serve", "--port"), ("run", "--input")])
     def test_a_half_lists_its_own_options(
-        self, run: Run, tiny_bundle: Bundle, command: str, option: str
+        self, run: Run, tiny_bundle: Bundle, command: str, option: str, help_option: str
     ) -> None:
-        result = run(command, tiny_bundle.path, "-h")
+        result = run(command, tiny_bundle.path, help_option)
         assert (result.status, option in result.out) == (0, True)
+        assert result.out.startswith(f"usage: partc {command} DIR [-h]")
 
 
 class TestListings:
@@ -406,8 +412,9 @@ class TestRun:
         [
             ("--input x:0=missing.npy", "input 'x:0' cannot be read from missing.npy"),
             ("--input x:0", "an input is NAME=FILE"),
-            ("--plan device-only", "x:0"),
-            ("--plan device-only --input y={image}", "'y'"),
+            ("--plan device-only", "give every input once, .* --input x:0=x:0.npy, not none"),
+            ("--plan device-only --input y={image}", "--input x:0=x:0.npy, not 'y'"),
+            ("--input x:0={image} --input x:0={image}", "not 'x:0', 'x:0'"),
             ("--plan device-only --input x:0={small}", r"input 'x:0' is float32\[2\], expected"),
             ("--plan none --input x:0={image}", "unknown plan 'none'; known are server-only"),
             ("--input x:0={image}", "plan 'cut-1' needs the server"),

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -96,6 +98,28 @@ def test_a_file_that_became_a_directory_is_missing(copy: Path) -> None:
 def test_a_directory_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"is no bundle: it has no manifest\.json; give the dir"):
         read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "device/model.so"])
+def test_a_file_that_may_not_be_read_is_named(
+    copy: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_bytes = Path.read_bytes
+
+    def refuse(path: Path) -> bytes:
+        if path == copy / name:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(BundleError, match=f"copy/{name} cannot be read: Permission denied; "):
+        read_manifest(copy)
+
+
+def test_a_name_that_no_file_can_have_is_one_sentence(copy: Path) -> None:
+    change(copy, lambda document: document["files"].update({"x" * 1000: "0" * 64}))
+    with pytest.raises(BundleError, match="cannot be read: File name too long; "):
+        read_manifest(copy)
 
 
 @pytest.mark.parametrize("length", [0, 1, 100, -3])

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import pytest
-from onnx_models import parse, refusal
+from onnx import ModelProto
+from onnx_models import assert_agrees, parse, refusal
 
+from partc.errors import ModelError
 from partc.frontends.onnx import import_onnx
+from partc.frontends.onnx_shapes import declare_outputs
 
 
 class TestShapes:
@@ -59,3 +62,34 @@ class TestShapes:
     def test_outputs_whose_shape_depends_on_data(self):
         model = parse("net (float[4] x) => (int64[1,n] y) { y = NonZero(x) }")
         assert "'y'" in refusal(model)
+
+
+class TestUndeclaredOutputs:
+    MODEL = "net (float[2,3] x) => (float[3,2] y) { t = Relu(x) y = Transpose<perm=[1,0]>(t) }"
+    COMPUTED = """net (float[2,4] x) => (float[a,b] y, float[c,d] z) {
+        z = Relu(x) s = Shape(x) two = Constant<value = int64[2] {1,2}>()
+        d = Mul(s, two) e = Div(d, two) y = Reshape(x, e) }"""
+    UNSORTED = "net (float[2] x) => (float[2] y) { y = Relu(z) z = Relu(x) }"
+
+    def undeclare(self, text: str, missing: str) -> ModelProto:
+        model = parse(text)
+        type_ = model.graph.output[0].type
+        type_.tensor_type.ClearField("shape") if missing == "shape" else type_.Clear()
+        return model
+
+    @pytest.mark.parametrize("missing", ["shape", "type"])
+    @pytest.mark.parametrize("text", [MODEL, COMPUTED])
+    def test_are_inferred(self, text: str, missing: str):
+        assert_agrees(import_onnx(self.undeclare(text, missing)))
+
+    @pytest.mark.parametrize("missing", ["shape", "type"])
+    def test_are_named_if_they_cannot_be(self, missing: str):
+        assert refusal(self.undeclare(self.UNSORTED, missing)).startswith(
+            "model 'net' declares output 'y' without a type or shape, and none can be inferred"
+        )
+
+    def test_are_refused_where_onnx_cannot_even_try(self):
+        model = self.undeclare(self.MODEL, "shape")
+        del model.opset_import[:]
+        with pytest.raises(ModelError, match=r"the outputs of net cannot be inferred: .*No opset"):
+            declare_outputs(model, "net")

@@ -271,6 +271,7 @@ class Lookups(nn.Module):
             data.index_select(1, index[0]),
             data.scatter(1, index, rows[..., 0]),
             data.scatter(-1, index, 2.0),
+            data.take(index),
         )
 
 
@@ -669,6 +670,9 @@ class TestArchives:
             f"{archive} is not a .pt2 archive that torch {torch.__version__} can read; "
             "write it again with torch.export.save of this version"
         )
+
+    def test_the_suffix_may_be_in_capitals(self, archive: Path) -> None:
+        assert import_torch(archive.rename(archive.with_suffix(".PT2"))).outputs
 
     def test_missing_file(self) -> None:
         with pytest.raises(ModelError) as caught:

@@ -249,7 +249,9 @@ def test_main_runs_the_model_from_files(
     expected = toy.outputs(toy.inputs())
     found = {name: np.load(tmp_path / "made" / "here" / f"{name}.npy") for name in expected}
     toy.assert_same(found, expected)
-    lines = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
+    assert printed.err == ""
     values = " ".join(f"{value:.6g}" for value in found["scores"].reshape(-1)[:5])
     assert lines[0] == f"scores: float32[2, 4] = {values} …"
     assert [line.split(":")[0] for line in lines] == list(expected)
@@ -258,22 +260,77 @@ def test_main_runs_the_model_from_files(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "expected tensors 'image', 'offset', got none"),
+        (
+            [],
+            "give every input once, for example "
+            "--input image=image.npy --input offset=offset.npy, not none",
+        ),
         (["--input", "image"], "an input is NAME=FILE, for example image=image.npy: image"),
         (["--input", "image=/gone.npy"], "input 'image' cannot be read from /gone.npy: "),
         (["--input", f"image={__file__}"], f"input 'image' cannot be read from {__file__}: "),
+    ],
+)
+def test_main_says_which_inputs_it_needs(
+    toy: Any, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    half = toy.half
+    assert client_module.main(toy.model, half.artifact, half.directory, arguments) == 2
+    assert capsys.readouterr().err.startswith(f"error: {message}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
         (["--plan", "cut-9"], "unknown plan 'cut-9'; known are "),
         (["--server", "board"], "a server's address is HOST:PORT"),
         (["--server", "board:65536"], "a server's address is HOST:PORT"),
     ],
 )
 def test_main_reports_what_it_cannot_do(
-    toy: Any, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    toy: Any,
+    input_arguments: list[str],
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    half = toy.half
-    arguments = arguments if "--plan" in arguments else ["--plan", "device-only", *arguments]
+    half, arguments = toy.half, [*input_arguments, *arguments]
     assert client_module.main(toy.model, half.artifact, half.directory, arguments) == 2
     assert capsys.readouterr().err.startswith(f"error: {message}")
+
+
+def test_main_says_what_it_waits_for(
+    toy: Any,
+    toy_executor: Executor,
+    input_arguments: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(client_module, "_SILENCE_S", 0)
+    server = InferenceServer(toy.model, toy_executor, "127.0.0.1", 0)
+    starting = threading.Timer(0.3, server.start)
+    starting.start()
+    half, arguments = toy.half, [*input_arguments, "--server", f"127.0.0.1:{server.port}"]
+    assert client_module.main(toy.model, half.artifact, half.directory, arguments) == 0
+    assert capsys.readouterr().err == f"waiting for the server at 127.0.0.1:{server.port}\n"
+    server.stop()
+
+
+@pytest.mark.parametrize(
+    ("argv", "program"), [(None, "python -m {directory}"), (["-h"], "partc run DIR")]
+)
+def test_help_says_what_was_typed(
+    toy: Any,
+    argv: list[str] | None,
+    program: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["__main__.py", "-h"])
+    half = toy.half
+    with pytest.raises(SystemExit):
+        client_module.main(toy.model, half.artifact, half.directory, argv)
+    typed = program.format(directory=half.directory.name)
+    assert capsys.readouterr().out.startswith(f"usage: {typed} [-h]")
 
 
 def test_main_never_unpickles(toy: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
 import subprocess
@@ -293,6 +294,50 @@ def test_main_reports_what_it_cannot_do(
     assert capsys.readouterr().err.startswith("error: cannot listen on 127.0.0.1:")
     assert server_module.main(toy.model, half.artifact, Path("/nowhere"), []) == 2
     assert capsys.readouterr().err.startswith("error: /nowhere/model.so cannot be read: ")
+
+
+def test_main_has_its_own_words_only_for_a_port_in_use(
+    deployed: Path, toy_server: InferenceServer
+) -> None:
+    ran = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "half.server",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            f"{toy_server.port}",
+        ],
+        cwd=deployed,
+        env={name: text for name, text in os.environ.items() if name != "GRPC_VERBOSITY"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr == (
+        f"error: cannot listen on 127.0.0.1:{toy_server.port}: the address is taken or not this "
+        "machine's; choose another port, or 0 for any\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("argv", "program"), [(None, "python -m {directory}"), (["-h"], "partc serve DIR")]
+)
+def test_help_says_what_was_typed(
+    toy: Any,
+    argv: list[str] | None,
+    program: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["__main__.py", "-h"])
+    half = toy.half
+    with pytest.raises(SystemExit):
+        server_module.main(toy.model, half.artifact, half.directory, argv)
+    typed = program.format(directory=half.directory.name)
+    assert capsys.readouterr().out.startswith(f"usage: {typed} [-h]")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
