@@ -11,15 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import rapidocr_onnxruntime
 import tvm_ffi.libinfo
+from halves import assert_close
 from numpy.typing import NDArray
 from prerequisites import require
 
-from partc.codegen.build import build_library
+import partc
 from partc.codegen.link import run_zig_cc
-from partc.frontends.onnx import import_onnx
-from partc.targets.target import load_target
+from partc.plan import Side
 
 SYSROOT = Path("/usr/aarch64-linux-gnu")
 RUNNER_SOURCE = Path(__file__).with_name("aarch64_runner.c")
@@ -29,8 +28,6 @@ RUNTIME_LIBRARIES = {
     "apache-tvm-ffi": "tvm_ffi/lib/libtvm_ffi.so",
     "apache-tvm": "tvm/lib/libtvm_runtime.so",
 }
-OCR_MODEL = "models/ch_ppocr_mobile_v2.0_cls_infer.onnx"
-SHAPE = (1, 3, 48, 192)
 
 Array = NDArray[np.float32]
 
@@ -103,18 +100,35 @@ def run_emulated(
     return [path.read_bytes() for path in results]
 
 
-def test_a_library_for_a_raspberry_pi_computes_what_onnx_runtime_computes(
-    runner: Path, runtime: Path, tmp_path: Path
+def test_the_device_half_for_a_raspberry_pi_computes_what_onnx_runtime_computes(
+    runner: Path,
+    runtime: Path,
+    cls_model: Path,
+    cls_input: Array,
+    cls_expected: Array,
+    tmp_path: Path,
 ) -> None:
-    model = Path(rapidocr_onnxruntime.__file__).parent / OCR_MODEL
-    source = import_onnx(model, {"x": SHAPE})
-    library = tmp_path / "model.so"
-    build_library(source.module, load_target("raspberry-pi-4"), library)
-    image = np.random.default_rng(0).standard_normal(SHAPE, np.float32)
-    (raw,) = run_emulated(runner, runtime, library, "main", [image], outputs=1)
-    (expected,) = source.reference({"x": image}).values()
-    actual = np.frombuffer(raw, np.float32).reshape(expected.shape)
-    assert np.abs(actual - expected).max() < 1e-4 * np.abs(expected).max()
+    bundle = partc.compile(
+        cls_model,
+        target="raspberry-pi-4",
+        server="native",
+        shapes={"x": cls_input.shape},
+        pins={"Conv_16": "device", "Conv_17": "server"},
+        output=tmp_path / "bundle",
+    )
+    library = Path(shutil.copy(bundle.path / "device" / "model.so", tmp_path))
+    weights = np.load(bundle.path / "device" / "params.npz")
+    entries = (*bundle.manifest.plans[2].upload, *bundle.manifest.outputs)
+    shapes = {entry.name: entry.shape for entry in entries}
+    tensors = {"x": cls_input}
+    segments = bundle.half(Side.DEVICE).ARTIFACT.segments
+    assert len(segments) == 2
+    for segment in segments:
+        inputs = [*(tensors[name] for name in segment.inputs), *map(weights.get, segment.params)]
+        made = run_emulated(runner, runtime, library, segment.name, inputs, len(segment.outputs))
+        for name, raw in zip(segment.outputs, made, strict=True):
+            tensors[name] = np.frombuffer(raw, np.float32).reshape(shapes[name])
+    assert_close(tensors[bundle.manifest.outputs[0].name], cls_expected)
 
 
 def test_the_runner_reports_what_the_runtime_raises(
