@@ -5,20 +5,23 @@ from __future__ import annotations
 import functools
 import shlex
 import sys
+import traceback
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from partc.errors import BundleError, PartcError
+from partc.errors import BundleError, CompilerError, PartcError
 from partc.frontends.form import find_form
 from partc.plan import Cut, Objective, Side
+
+T = TypeVar("T")
 
 # What only some commands need is imported where they need it: the compiler takes seconds to load.
 
@@ -102,6 +105,10 @@ def main() -> None:
     except PartcError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except CompilerError as error:
+        traceback.print_exc()
+        print(f"error: this is a fault of partc, please report it: {error}", file=sys.stderr)
+        sys.exit(1)
 
 
 @app.command("compile", no_args_is_help=True)
@@ -324,7 +331,7 @@ def root(
 def _goal(target: str, server: str, link: list[str], objective: Objective, pin: list[str]) -> Any:
     from partc.goal import make_goal
 
-    return make_goal(target, server, link, objective, [_pin(text) for text in pin])
+    return make_goal(target, server, link, objective, _by_name("--pin", map(_pin, pin)))
 
 
 def _pin(text: str) -> tuple[str, str]:
@@ -335,7 +342,17 @@ def _pin(text: str) -> tuple[str, str]:
 
 
 def _shapes(texts: Iterable[str]) -> dict[str, tuple[int, ...]]:
-    return dict(_shape(text) for text in texts)
+    return _by_name("--shape", map(_shape, texts))
+
+
+def _by_name(option: str, pairs: Iterable[tuple[str, T]]) -> dict[str, T]:
+    """Options that give each name one value."""
+    found: dict[str, T] = {}
+    for name, value in pairs:
+        if name in found:
+            raise PartcError(f"{option} was given twice for {name!r}; give it once")
+        found[name] = value
+    return found
 
 
 def _shape(text: str) -> tuple[str, tuple[int, ...]]:
