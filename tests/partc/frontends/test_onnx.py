@@ -59,11 +59,6 @@ class TestRealModels:
         assert source.outputs[0].type.shape == output
         assert not {"shape_of", "tensor_to_shape"} & set(operators(source).values())
 
-    @pytest.mark.slow
-    @pytest.mark.parametrize("path", [RECOGNITION, CLASSIFICATION])
-    def test_exports_with_shape_arithmetic_compile_and_agree(self, path: Path):
-        assert_agrees(import_onnx(path, {"x": (1, 3, 48, 64)}))
-
     def test_node_names_become_identifiers_with_dots(self):
         source = import_onnx(CLASSIFICATION, {"x": (1, 3, 48, 192)})
         found = operators(source)
