@@ -1,0 +1,1 @@
+"""The computations of layers on a CPU, each with the schedule that makes it fast."""
