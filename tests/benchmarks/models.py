@@ -1,0 +1,123 @@
+"""The models that kernels are measured on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.numpy_helper
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto
+
+from partc.frontends.onnx_fold import fold
+from partc.frontends.onnx_shapes import declare_outputs, fix_shapes
+
+_BATCH_NORM_SCALE = 1
+_BATCH_NORM_VARIANCE = 4
+
+
+@dataclass(frozen=True)
+class BenchmarkModel:
+    """A model under the name that the tables give it.
+
+    Args:
+        name: The name.
+        load: Makes or reads the model.
+        shapes: Shapes of its inputs, where they are dynamic.
+    """
+
+    name: str
+    load: Callable[[], ModelProto]
+    shapes: Mapping[str, tuple[int, ...]]
+
+    @cached_property
+    def proto(self) -> ModelProto:
+        """The model with fixed shapes and all that follows from them folded, for every engine."""
+        fixed = fix_shapes(self.load(), self.shapes)
+        declare_outputs(fixed, self.name)
+        return fold(fixed, self.name)
+
+    @property
+    def has_lrn(self) -> bool:
+        """Whether it normalises over channels, which ONNX Runtime is slow at."""
+        return any(node.op_type == "LRN" for node in self.proto.graph.node)
+
+
+def light_model(name: str) -> ModelProto:
+    """A model of the ``onnx`` package, which has its graph only, with random weights.
+
+    What enters a softmax is an output, too: most of what could differ is lost in one.
+    """
+    path = Path(onnx.__file__).parent / f"backend/test/data/light/light_{name}.onnx"
+    model = onnx.load(path)
+    _draw_weights(model)
+    softmax = model.graph.node[-1]
+    if softmax.op_type == "Softmax":
+        model.graph.output.append(onnx.ValueInfoProto(name=softmax.input[0]))
+    return model
+
+
+def _draw_weights(model: ModelProto) -> None:
+    """Replace, in place, what stands for weights by numbers that keep activations about 1."""
+    graph, random = model.graph, np.random.default_rng(0)
+    shapes = _weight_shapes(model)
+    arrays: dict[str, NDArray[np.float32]] = {}
+    for node in graph.node:
+        for position, name in enumerate(node.input):
+            if name in shapes and name not in arrays:
+                arrays[name] = _draw(random, node, position, shapes[name])
+    kept = [tensor for tensor in graph.initializer if tensor.name not in arrays]
+    nodes = [node for node in graph.node if node.output[0] not in arrays]
+    del graph.initializer[:], graph.node[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(kept)
+    graph.initializer.extend(
+        onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()
+    )
+
+
+def _weight_shapes(model: ModelProto) -> dict[str, tuple[int, ...]]:
+    """Shapes of the floating-point constants, by name: filled by a node, or stored."""
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    filled = {
+        node.output[0]: tuple(onnx.numpy_helper.to_array(stored[node.input[0]]).tolist())
+        for node in model.graph.node
+        if node.op_type == "ConstantOfShape"
+    }
+    return filled | {
+        name: tuple(tensor.dims)
+        for name, tensor in stored.items()
+        if tensor.data_type == onnx.TensorProto.FLOAT
+    }
+
+
+def _draw(
+    random: np.random.Generator, node: NodeProto, position: int, shape: tuple[int, ...]
+) -> NDArray[np.float32]:
+    """Weights of He et al., Delving Deep into Rectifiers (2015); small ones for one dimension."""
+    if len(shape) > 1:
+        scale = math.sqrt(2 / math.prod(shape[1:]))
+        return random.standard_normal(shape, np.float32) * np.float32(scale)
+    if node.op_type == "BatchNormalization" and position == _BATCH_NORM_VARIANCE:
+        return random.uniform(0.5, 1.5, shape).astype(np.float32)
+    if node.op_type == "BatchNormalization" and position == _BATCH_NORM_SCALE:
+        # Half on average, so that sums of residuals do not grow with the depth.
+        return random.uniform(0.3, 0.7, shape).astype(np.float32)
+    return random.standard_normal(shape, np.float32) * np.float32(0.1)
+
+
+def _light(name: str) -> BenchmarkModel:
+    return BenchmarkModel(name, partial(light_model, name), {})
+
+
+MODELS: Mapping[str, BenchmarkModel] = {
+    model.name: model
+    for model in (
+        *map(_light, ("squeezenet", "bvlc_alexnet", "resnet50", "inception_v1", "shufflenet")),
+    )
+}
