@@ -21,7 +21,8 @@ from tvm.s_tir.dlight import ApplyDefaultSchedule
 from partc.codegen.cuda import compile_kernels, replace_source
 from partc.codegen.host import TvmTarget, can_execute, host_attributes
 from partc.codegen.link import ARCHITECTURES, link_library
-from partc.codegen.schedule import LoopOrder
+from partc.codegen.machine import Machine, describe_machine
+from partc.codegen.schedule import KernelRules
 from partc.errors import CompilerError, TargetError
 from partc.targets.target import Target, load_target
 
@@ -52,12 +53,18 @@ def build_library(module: tvm.IRModule, target: Target, path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="partc-build-") as directory:
         workspace = Path(directory)
         try:
-            executable, objects = _compile(module, tvm_target, target.threads, workspace)
+            executable, objects = _compile(module, tvm_target, find_machine(target), workspace)
         except Exception as error:
             raise CompilerError(f"TVM failed to compile for {target.name}: {error}") from error
         embedding = _embed(_imports(executable, tvm_target), workspace)
         link_library([embedding, *objects], _architecture(tvm_target), workspace / "model.so")
         path.write_bytes((workspace / "model.so").read_bytes())
+
+
+def find_machine(target: Target) -> Machine | None:
+    """The CPU that kernels are scheduled for; None if they run on a GPU."""
+    tvm_target = resolve_target(target)
+    return None if tvm_target.kind.name == "cuda" else describe_machine(tvm_target, target)
 
 
 def runs_here(target: Target) -> bool:
@@ -123,10 +130,10 @@ def _architecture(target: TvmTarget) -> str:
 
 
 def _compile(
-    module: tvm.IRModule, target: TvmTarget, threads: int, workspace: Path
+    module: tvm.IRModule, target: TvmTarget, machine: Machine | None, workspace: Path
 ) -> tuple[tvm.runtime.Module, list[Path]]:
     with _no_cuda_driver():
-        pipeline = _pipeline(target, threads)
+        pipeline = _cuda_pipeline(target) if machine is None else _cpu_pipeline(target, machine)
         executable = relax.build(module, target, relax_pipeline=pipeline).mod
     objects: list[Path] = []
     for index, kernels in enumerate(executable.imports):
@@ -136,16 +143,29 @@ def _compile(
     return executable, objects
 
 
-def _pipeline(target: TvmTarget, threads: int) -> tvm.transform.Pass:
-    on_gpu = target.kind.name == "cuda"
-    backend: Any = cuda_passes if on_gpu else cpu_passes
+def _cuda_pipeline(target: TvmTarget) -> tvm.transform.Pass:
     return tvm.transform.Sequential(
         [
-            *backend.library_dispatch_passes(target),
-            *backend.legalize_passes(target),
-            *([] if on_gpu else [ApplyDefaultSchedule(LoopOrder(threads))]),
-            *backend.dataflow_lower_passes(target),
-            *backend.finalize_passes(target),
+            *cuda_passes.library_dispatch_passes(target),
+            *cuda_passes.legalize_passes(target),
+            *cuda_passes.dataflow_lower_passes(target),
+            *cuda_passes.finalize_passes(target),
+        ]
+    )
+
+
+def _cpu_pipeline(target: TvmTarget, machine: Machine) -> tvm.transform.Pass:
+    return tvm.transform.Sequential(
+        [
+            *cpu_passes.library_dispatch_passes(target),
+            relax.transform.LegalizeOps(),
+            relax.transform.AnnotateTIROpPattern(),
+            relax.transform.EliminateCommonSubexpr(),
+            relax.transform.FuseOps(),
+            relax.transform.FuseTIR(),
+            ApplyDefaultSchedule(KernelRules(machine)),
+            *cpu_passes.dataflow_lower_passes(target),
+            *cpu_passes.finalize_passes(target),
         ]
     )
 

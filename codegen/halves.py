@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from partc.codegen.build import build_library, resolve_target
+from partc.codegen.build import build_library, find_machine, resolve_target
 from partc.codegen.lower import lower_segments
 from partc.graph import LayerGraph
 from partc.plan import PlanTable, Segment, Side
@@ -35,7 +35,7 @@ def build_half(
         CompilerError: TVM or the linker failed.
     """
     segments = _segments_of(table, side)
-    lowered = lower_segments(graph, segments)
+    lowered = lower_segments(graph, segments, find_machine(target), _visible(table))
     build_library(lowered.module, target, directory / _LIBRARY)
     np.savez(directory / _PARAMS, allow_pickle=False, **lowered.weights)
     return ArtifactSpec(
@@ -54,7 +54,15 @@ def build_half(
         ),
         device="cuda" if resolve_target(target).kind.name == "cuda" else "cpu",
         threads=target.threads,
+        blocked=lowered.blocked,
     )
+
+
+def _visible(table: PlanTable) -> frozenset[str]:
+    """The tensors that the wire or the caller sees."""
+    plans = [named.plan for named in table.plans]
+    crossing = (tensor for plan in plans for tensor in (*plan.upload, *plan.download))
+    return frozenset(tensor.name for tensor in crossing)
 
 
 def _segments_of(table: PlanTable, side: Side) -> list[Segment]:

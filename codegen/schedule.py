@@ -20,8 +20,41 @@ from tvm.s_tir import Schedule, ScheduleError
 from tvm.s_tir.dlight.analysis import SBlockInfo, normalize_prim_func
 from tvm.s_tir.dlight.base import ScheduleRule
 
+from partc.codegen.kernels import convolution
+from partc.codegen.kernels.common import RULE
+from partc.codegen.machine import Machine
+
 # Waking the other threads takes a few microseconds, in which one thread gets this far.
 _SERIAL_ITERATIONS = 1 << 15
+
+
+_RULES = {
+    convolution.RULE: convolution.schedule_conv2d,
+}
+
+
+@dataclass(frozen=True)
+class KernelRules(ScheduleRule):
+    """Schedules each function by the rule of its anchor.
+
+    Args:
+        machine: The CPU to schedule for.
+    """
+
+    machine: Machine
+
+    def apply(self, func: tvm.tirx.PrimFunc, target: Any, tunable: bool) -> Schedule | None:
+        schedule: Any = Schedule(func)
+        anchors = [block for block in _blocks(schedule) if RULE in schedule.get(block).annotations]
+        if not anchors:
+            return LoopOrder(2).apply(func, target, tunable)
+        for anchor in anchors:
+            _RULES[str(schedule.get(anchor).annotations[RULE])](schedule, anchor, self.machine)
+        return schedule
+
+
+def _blocks(schedule: Any) -> Sequence[Any]:
+    return schedule.get_child_blocks(schedule.get_sblock("root"))
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ class Target(Description, frozen=True, kw_only=True, forbid_unknown_fields=True)
         idle_watts: Power of the whole machine while it waits.
         busy_watts: Power of the whole machine while it computes.
         achieved_fraction: The part of the peak that compiled kernels reach, in (0, 1].
+        l1_cache_kib: One core's first-level data cache.
+        l2_cache_kib: One core's second-level cache, or its share of one.
         uncompilable: Why partc can plan for this target but not compile, if so.
 
     Raises:
@@ -41,12 +43,14 @@ class Target(Description, frozen=True, kw_only=True, forbid_unknown_fields=True)
     busy_watts: float
     threads: int = 1
     achieved_fraction: float = 1.0
+    l1_cache_kib: int = 32
+    l2_cache_kib: int = 256
     uncompilable: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_positive(self, "threads", "peak_gflops", "memory_bandwidth_gb_s", "memory_gb")
-        require_positive(self, "busy_watts", "achieved_fraction")
+        require_positive(self, "busy_watts", "achieved_fraction", "l1_cache_kib", "l2_cache_kib")
         require_not_negative(self, "launch_overhead_us", "idle_watts")
         if self.achieved_fraction > 1:
             raise ValueError(f"achieved_fraction must be at most 1, not {self.achieved_fraction}")

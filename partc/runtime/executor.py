@@ -59,6 +59,7 @@ class Executor:
         self._device = tvm_ffi.device(artifact.device, 0)
         self._functions = _load_functions(directory / artifact.library, artifact, self._device)
         self._segments = {segment.name: segment for segment in artifact.segments}
+        self._blocked = {spec.tensor: spec for spec in artifact.blocked}
         self._copies = _TensorCopies(self._device)
         self._params = self._load_params(directory / artifact.params, artifact.segments)
         self._thread = ThreadPoolExecutor(1, "segments", _configure_workers, (threads,))
@@ -67,13 +68,21 @@ class Executor:
         """Start a request from the arrays that a caller or the wire gave."""
         return Request(self, inputs)
 
-    def upload(self, array: Array) -> tvm_ffi.Tensor:
-        """Copy an array to the device."""
-        return self._copies.upload(array)
+    def upload(self, name: str, array: Array) -> tvm_ffi.Tensor:
+        """Copy an array to the device, in the layout in which segments read this tensor."""
+        tensor = self._copies.upload(array)
+        if name in self._blocked:
+            tensor = self._convert(self._blocked[name].to_blocked, tensor)
+        return tensor
 
-    def download(self, tensor: tvm_ffi.Tensor) -> Array:
+    def download(self, name: str, tensor: tvm_ffi.Tensor) -> Array:
         """Copy a tensor from the device, once everything that computes it is done."""
+        if name in self._blocked:
+            tensor = self._convert(self._blocked[name].to_plain, tensor)
         return self._copies.download(tensor)
+
+    def _convert(self, function: str, tensor: tvm_ffi.Tensor) -> tvm_ffi.Tensor:
+        return self._thread.submit(self._functions[function], tensor).result()[0]
 
     def find_segment(self, name: str) -> SegmentSpec:
         """The segment with this name.
@@ -172,7 +181,7 @@ class Request:
             return self._arrays[name]
         if name not in self._tensors:
             raise InputError(f"the request does not hold tensor {name!r}; run its segment first")
-        return self._arrays.setdefault(name, self._executor.download(self._tensors[name]))
+        return self._arrays.setdefault(name, self._executor.download(name, self._tensors[name]))
 
     def _upload_inputs(self, segment: SegmentSpec, made: set[str]) -> None:
         for name in segment.inputs:
@@ -183,7 +192,7 @@ class Request:
                     f"segment {segment.name!r} reads tensor {name!r}, "
                     "which is no input and no earlier segment made"
                 )
-            self._tensors[name] = self._executor.upload(self._arrays[name])
+            self._tensors[name] = self._executor.upload(name, self._arrays[name])
 
 
 class _TensorCopies:
@@ -260,7 +269,10 @@ def _load_functions(
     try:
         machine = tvm_ffi.load_module(library)["vm_load_executable"]()
         machine["vm_initialization"](*_memory_of(device))
-        return {segment.name: machine[segment.name] for segment in artifact.segments}
+        names = [segment.name for segment in artifact.segments]
+        for spec in artifact.blocked:
+            names += [spec.to_plain, spec.to_blocked]
+        return {name: machine[name] for name in names}
     except Exception as error:  # TVM raises whatever class its C++ code names
         raise ArtifactError(f"{library} cannot be loaded: {_first_line(error)}") from error
 

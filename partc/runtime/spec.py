@@ -32,6 +32,21 @@ class SegmentSpec:
 
 
 @dataclass(frozen=True)
+class BlockedSpec:
+    """A tensor that segments hold in the kernels' own layout, and everyone else as it is.
+
+    Args:
+        tensor: The tensor's name.
+        to_plain: The library's function that brings it into the layout of its shape.
+        to_blocked: The library's function that brings it into the kernels' layout.
+    """
+
+    tensor: str
+    to_plain: str
+    to_blocked: str
+
+
+@dataclass(frozen=True)
 class PlanSpec:
     """Which segments run where, and which tensors travel.
 
@@ -79,6 +94,7 @@ class ArtifactSpec:
         segments: The functions in the library.
         device: ``cpu`` or ``cuda``: where tensors live while the half computes.
         threads: How many threads the kernels use; 0 means one for each core.
+        blocked: The tensors whose layout differs inside and outside.
     """
 
     library: str
@@ -88,3 +104,4 @@ class ArtifactSpec:
     segments: tuple[SegmentSpec, ...]
     device: str
     threads: int
+    blocked: tuple[BlockedSpec, ...] = ()

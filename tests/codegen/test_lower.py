@@ -21,7 +21,8 @@ from relax_models import (
 from tvm import relax
 from tvm.relax import op
 
-from partc.codegen.lower import INLINE_NBYTES, LoweredSegments, lower_segments
+from partc.codegen.emitter import INLINE_NBYTES
+from partc.codegen.lower import LoweredSegments, lower_segments
 from partc.errors import CompilerError
 from partc.graph import Layer, LayerCost, LayerGraph, Tensor, TensorType
 from partc.passes.build import build_graph

@@ -55,7 +55,9 @@ def test_tensors_stay_on_the_device_between_segments(
     uploaded: list[Any] = []
     upload = Executor.upload
     monkeypatch.setattr(
-        Executor, "upload", lambda self, array: uploaded.append(array) or upload(self, array)
+        Executor,
+        "upload",
+        lambda self, name, array: uploaded.append(array) or upload(self, name, array),
     )
     request.run(("segment_1",))
     assert [array.dtype for array in uploaded] == ["int64"]
@@ -75,7 +77,7 @@ def test_copies_every_dtype_and_rank(
     toy_executor: Executor, dtype: str, shape: tuple[int, ...]
 ) -> None:
     array = np.random.default_rng(0).integers(0, 2, shape).astype(dtype)
-    copied = toy_executor.download(toy_executor.upload(array))
+    copied = toy_executor.download("x", toy_executor.upload("x", array))
     np.testing.assert_array_equal(copied, array, strict=True)
 
 
