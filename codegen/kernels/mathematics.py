@@ -1,6 +1,6 @@
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
-# pyright: reportUnknownLambdaType=false
+# pyright: reportUnknownLambdaType=false, reportAttributeAccessIssue=false, reportReturnType=false
 # TVM ships no types
 """Elementary functions that come out as vector instructions: LLVM calls its own for each number.
 
