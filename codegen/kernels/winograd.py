@@ -1,0 +1,236 @@
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+# TVM ships no types
+"""Winograd's convolution for 3x3 kernels with stride 1: fewer multiply-adds, more additions.
+
+Each tile of the output, tile x tile pixels, comes from tile + 2 input pixels a side. Input tiles
+are transformed to (tile + 2)^2 positions; at every position channels are multiplied by weights, as
+one matrix product over all tiles; and the products are transformed back. Transformed tiles take
+up to nine times the room of the plane, so rows of tiles go through in groups that stay in the
+second-level cache.
+
+Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks (CVPR 2016).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tvm import te, tirx
+
+from partc.codegen.kernels.common import (
+    Block,
+    Loop,
+    Sch,
+    anchor_attrs,
+    extent,
+    fuse_tail,
+    tile_of,
+    unroll_inner,
+)
+from partc.codegen.kernels.convolution import Window
+from partc.codegen.kernels.winograd_plan import Layer, Plan, plan_winograd
+from partc.codegen.kernels.winograd_transform import (
+    KERNEL,
+    transform_input,
+    transform_output,
+    transform_weight,
+)
+from partc.codegen.machine import Machine
+
+RULE = "winograd"
+
+
+def winograd_conv2d(
+    data: te.Tensor, weight: te.Tensor, window: Window, machine: Machine
+) -> te.Tensor:
+    """Convolve blocked data with a 3x3 kernel, stride 1 and dilation 1, giving blocked data.
+
+    Args:
+        data: (N, >= C/lanes, H, W, lanes); what is behind channel C may be anything.
+        weight: What :func:`pack_winograd_weight` returned, (O/lanes, (tile+2)^2, C, lanes).
+        window: The kernel's padding.
+        machine: What to divide the work for.
+
+    Returns:
+        (N, O/lanes, OH, OW, lanes).
+    """
+    batch, _, height, width, lanes = (int(size) for size in data.shape)
+    out_blocks, positions, channels, _ = (int(size) for size in weight.shape)
+    out_height, out_width = window.output(height, width)
+    layer = Layer(batch, channels, out_blocks * lanes, out_height, out_width)
+    plan = plan_winograd(layer, math.isqrt(positions) - KERNEL + 1, machine)
+    wide = math.ceil(out_width / plan.tile)
+    transformed = _transformed_input(data, window, plan, channels, out_height, wide)
+    product = _multiplied(transformed, weight)
+    convolved = _transformed_output(product, plan, wide)
+    return te.compute(
+        (batch, out_blocks, out_height, out_width, lanes),
+        lambda *at: convolved(*at),
+        name="winograd_cropped",
+    )
+
+
+def pack_winograd_weight(weight: NDArray[Any], tile: int, lanes: int) -> NDArray[np.float32]:
+    """Transform (O, C, 3, 3) to (O/lanes, (tile+2)^2, C, lanes), with zeros behind O."""
+    out_channels, channels = weight.shape[:2]
+    blocks = math.ceil(out_channels / lanes)
+    positions = (tile + KERNEL - 1) ** 2
+    packed = np.zeros((blocks * lanes, channels, positions), np.float32)
+    packed[:out_channels] = transform_weight(weight, tile).reshape(out_channels, channels, -1)
+    split = packed.reshape(blocks, lanes, channels, positions)
+    return np.ascontiguousarray(split.transpose(0, 3, 2, 1))
+
+
+def _transformed_input(
+    data: te.Tensor, window: Window, plan: Plan, channels: int, out_height: int, wide: int
+) -> te.Tensor:
+    """(N, groups, side, side, register tiles, C/lanes, pixels, lanes): what the product walks."""
+    batch, _, height, width, lanes = (int(size) for size in data.shape)
+    side = plan.tile + KERNEL - 1
+    groups = math.ceil(math.ceil(out_height / plan.tile) / plan.rows)
+    register_tiles = math.ceil(plan.rows * wide / plan.pixels)
+    blocks = math.ceil(channels / lanes)
+    top, left = window.padding[:2]
+
+    def read(n: Any, g: Any, c: Any, j: Any, i: Any, x: Any, y: Any, lane: Any) -> Any:
+        index = j * plan.pixels + i
+        h = (g * plan.rows + index // wide) * plan.tile + y - top
+        w = index % wide * plan.tile + x - left
+        inside = tirx.all(h >= 0, h < height, w >= 0, w < width)
+        return tirx.if_then_else(inside, data[n, c, h, w, lane], 0.0)
+
+    tiles = (batch, groups, blocks, register_tiles, plan.pixels)
+    patch = te.compute((*tiles, side, side, lanes), read, name="winograd_patch")
+    columns = te.compute(
+        (*tiles, side, side, lanes),
+        lambda n, g, c, j, i, x, y, lane: _pick(
+            y, transform_input(plan.tile, [patch[n, g, c, j, i, x, k, lane] for k in range(side)])
+        ),
+        name="winograd_input_columns",
+    )
+    return te.compute(
+        (batch, groups, side, side, register_tiles, blocks, plan.pixels, lanes),
+        lambda n, g, y, x, j, c, i, lane: _pick(
+            x, transform_input(plan.tile, [columns[n, g, c, j, i, k, y, lane] for k in range(side)])
+        ),
+        name="winograd_input",
+    )
+
+
+def _multiplied(transformed: te.Tensor, weight: te.Tensor) -> te.Tensor:
+    """(N, groups, O/lanes, side, side, register tiles, pixels, lanes)."""
+    batch, groups, side, _, register_tiles, _, pixels, lanes = map(int, transformed.shape)
+    out_blocks, _, channels, _ = map(int, weight.shape)
+    c = te.reduce_axis((0, channels), "c")
+    return te.compute(
+        (batch, groups, out_blocks, side, side, register_tiles, pixels, lanes),
+        lambda n, g, o, y, x, j, i, lane: te.sum(
+            transformed[n, g, y, x, j, c // lanes, i, c % lanes] * weight[o, y * side + x, c, lane],
+            axis=c,
+        ),
+        name="winograd_product",
+    )
+
+
+def _transformed_output(product: te.Tensor, plan: Plan, wide: int) -> te.Tensor:
+    """(N, O/lanes, H, W, lanes), height and width rounded up to whole tiles and groups."""
+    batch, groups, out_blocks, side, _, register_tiles, pixels, lanes = map(int, product.shape)
+    tile = plan.tile
+    columns = te.compute(
+        (batch, groups, out_blocks, register_tiles, pixels, side, tile, lanes),
+        lambda n, g, o, j, i, x, y, lane: _pick(
+            y, transform_output(tile, [product[n, g, o, k, x, j, i, lane] for k in range(side)])
+        ),
+        name="winograd_output_columns",
+    )
+
+    def pixel(n: Any, o: Any, h: Any, w: Any, lane: Any) -> Any:
+        row = h // tile
+        index = row % plan.rows * wide + w // tile
+        at = (n, row // plan.rows, o, index // pixels, index % pixels)
+        values = [columns[(*at, k, h % tile, lane)] for k in range(side)]
+        return _pick(w % tile, transform_output(tile, values))
+
+    return te.compute(
+        (batch, out_blocks, groups * plan.rows * tile, wide * tile, lanes),
+        pixel,
+        name="winograd",
+        attrs=anchor_attrs(RULE, (tile, plan.rows, plan.blocks, int(plan.whole))),
+    )
+
+
+def _pick(index: Any, values: Sequence[Any]) -> Any:
+    """The value at an index, which is a constant once its loop is unrolled."""
+    *before, picked = values
+    for position, value in reversed(list(enumerate(before))):
+        picked = tirx.Select(index == position, value, picked)
+    return picked
+
+
+def schedule_winograd(schedule: Sch, anchor: Block, machine: Machine) -> None:
+    """Groups of tiles in parallel, or channel blocks of them if the input is transformed whole."""
+    tile, rows, blocks, whole = tile_of(schedule, anchor)
+    output = _producer(schedule, anchor)
+    product = _producer(schedule, output)
+    transformed = _producer(schedule, product)
+    tail = fuse_tail(schedule, anchor)
+    n, o, h, w, lane = schedule.get_loops(tail)
+    o_outer, o_inner = schedule.split(o, [None, blocks])
+    group, row, y = schedule.split(h, [None, rows, tile])
+    column, x = schedule.split(w, [None, tile])
+    schedule.reorder(n, group, o_outer, o_inner, row, column, y, x, lane)
+    parallel = schedule.fuse(n, group, o_outer) if whole else schedule.fuse(n, group)
+    schedule.parallel(parallel)
+    for block in (anchor, output):
+        schedule.compute_at(block, column, preserve_unit_loops=True)
+        unroll_inner(schedule, block, 2)
+    schedule.set_scope(output, 0, "local")
+    unroll_inner(schedule, tail, 2)
+    schedule.compute_at(product, parallel if whole else o_outer, preserve_unit_loops=True)
+    _schedule_product(schedule, product, machine)
+    _schedule_input(schedule, transformed, None if whole else parallel)
+
+
+def _producer(schedule: Sch, block: Block) -> Block:
+    """Where a block's first operand comes from."""
+    return schedule.get_producers(block)[0]
+
+
+def _schedule_product(schedule: Sch, product: Block, machine: Machine) -> None:
+    """Pixels by channel blocks in registers; channels of the input in the innermost loop."""
+    stored = schedule.cache_write(product, 0, "local")
+    o, y, x, j, i, lane = schedule.get_loops(stored)[-6:]
+    schedule.reorder(y, x, j, o, i, lane)
+    unroll_inner(schedule, stored, 2)
+    schedule.compute_at(product, j, preserve_unit_loops=True)
+    o, y, x, j, i, lane, c = schedule.get_loops(product)[-7:]
+    schedule.reorder(y, x, j, c, o, i, lane)
+    unroll_inner(schedule, product, 2)
+    # Channels of one block lie side by side, which a loop over them alone lets the compiler see.
+    step = math.gcd(extent(schedule, c), machine.lanes)
+    c_outer, _ = schedule.split(c, [None, step])
+    unroll_inner(schedule, schedule.decompose_reduction(product, c_outer), 2)
+
+
+def _schedule_input(schedule: Sch, transformed: Block, group: Loop | None) -> None:
+    """One tile of one channel block at a time, in registers; in a loop of groups, or on its own."""
+    columns = _producer(schedule, transformed)
+    patch = _producer(schedule, columns)
+    if group is not None:
+        schedule.compute_at(transformed, group, preserve_unit_loops=True)
+    *outer, y, x, j, c, i, lane = schedule.get_loops(transformed)
+    schedule.reorder(c, j, i, y, x, lane)
+    unroll_inner(schedule, transformed, 2)
+    schedule.compute_at(columns, i, preserve_unit_loops=True)
+    unroll_inner(schedule, columns, 2)
+    schedule.compute_at(patch, schedule.get_loops(columns)[-3], preserve_unit_loops=True)
+    unroll_inner(schedule, patch, 1)
+    for block in (columns, patch):
+        schedule.set_scope(block, 0, "local")
+    if group is None:
+        schedule.parallel(schedule.fuse(*outer, c))

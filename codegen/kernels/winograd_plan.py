@@ -1,0 +1,141 @@
+# pyright: reportMissingTypeStubs=false
+# TVM ships no types
+"""How to divide a Winograd convolution, and whether it beats the direct one: counted, not tried.
+
+Times are in cycles of a core that starts two vector multiply-adds and two vector loads in each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from partc.codegen.kernels.winograd_transform import KERNEL, TILES
+from partc.codegen.machine import Machine
+
+_FLOAT32_NBYTES = 4
+_PER_CYCLE = 2  # multiply-adds, and loads
+_IN_FLIGHT = 8  # independent multiply-adds that hide the latency of one
+_MOST_ACCUMULATORS = 20  # more of them spill, even of 32 registers
+_MOST_BLOCKS = 4
+
+# Measured on Zen 5 with vectors of 16, 8 and 4 lanes.
+_L2_NBYTES_PER_CYCLE = 32
+_L3_NBYTES_PER_CYCLE = 16
+_MEMORY_NBYTES_PER_CYCLE = 10
+_TRANSFORM_CYCLES = 3  # for each vector of a transformed tile, in both dimensions together
+_START_CYCLES = 12  # of a register tile: its zeros, and filling the pipelines
+_DIRECT_EFFICIENCY = 0.95
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A 3x3 convolution with stride 1: batch, channels in and out, the plane that comes out."""
+
+    batch: int
+    channels: int
+    out_channels: int
+    height: int
+    width: int
+
+    def out_blocks(self, machine: Machine) -> int:
+        return math.ceil(self.out_channels / machine.lanes)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How tiles of the output are grouped.
+
+    Args:
+        tile: Height and width of an output tile.
+        rows: Rows of tiles in a group, whose intermediates are in the cache together.
+        pixels: Tiles that a register tile of the matrix product holds.
+        blocks: Blocks of output channels that it holds.
+        whole: Whether the whole input is transformed first, rather than each group before its
+            matrix product. Then there is work in parallel where groups are few.
+    """
+
+    tile: int
+    rows: int
+    pixels: int
+    blocks: int
+    whole: bool
+
+
+def choose_winograd(layer: Layer, machine: Machine) -> int | None:
+    """The output tile that makes a layer fastest, or None if direct convolution is faster."""
+    cycles = {
+        tile: _plan_cycles(layer, plan_winograd(layer, tile, machine), machine) for tile in TILES
+    }
+    best = min(
+        TILES, key=lambda tile: cycles[tile] + _fetch(layer, (tile + KERNEL - 1) ** 2, machine)
+    )
+    winograd = cycles[best] + _fetch(layer, (best + KERNEL - 1) ** 2, machine)
+    return best if winograd < _direct_cycles(layer, machine) else None
+
+
+def plan_winograd(layer: Layer, tile: int, machine: Machine) -> Plan:
+    """The fastest division of a layer into groups and register tiles."""
+    return min(_plans(layer, tile, machine), key=lambda plan: _plan_cycles(layer, plan, machine))
+
+
+def _plans(layer: Layer, tile: int, machine: Machine) -> Iterator[Plan]:
+    tall, wide = math.ceil(layer.height / tile), math.ceil(layer.width / tile)
+    for rows in sorted({math.ceil(tall / groups) for groups in range(1, tall + 1)}):
+        for pixels, blocks in _register_tiles(layer.out_blocks(machine), rows * wide, machine):
+            for whole in (False, True):
+                yield Plan(tile, rows, pixels, blocks, whole)
+
+
+def _register_tiles(out_blocks: int, tiles: int, machine: Machine) -> Iterator[tuple[int, int]]:
+    """Every (pixels, blocks) whose accumulators and operands fit the registers."""
+    for blocks in (count for count in range(1, _MOST_BLOCKS + 1) if out_blocks % count == 0):
+        most = min(_MOST_ACCUMULATORS, machine.registers - blocks - 1) // blocks
+        for pixels in range(1, min(most, tiles) + 1):
+            yield pixels, blocks
+
+
+def _plan_cycles(layer: Layer, plan: Plan, machine: Machine) -> float:
+    tall, wide = math.ceil(layer.height / plan.tile), math.ceil(layer.width / plan.tile)
+    groups = layer.batch * math.ceil(tall / plan.rows)
+    register_tiles = math.ceil(plan.rows * wide / plan.pixels)
+    tiles = register_tiles * plan.pixels
+    positions = (plan.tile + KERNEL - 1) ** 2
+    out_blocks = layer.out_blocks(machine)
+    out_steps = out_blocks // plan.blocks
+    in_blocks = math.ceil(layer.channels / machine.lanes)
+    vector_nbytes = machine.lanes * _FLOAT32_NBYTES
+
+    accumulators = plan.pixels * plan.blocks
+    issued = max(accumulators, plan.pixels + plan.blocks, _IN_FLIGHT) / _PER_CYCLE
+    started = _START_CYCLES + accumulators
+    multiply = out_steps * positions * register_tiles * (layer.channels * issued + started)
+
+    weight_nbytes = positions * layer.channels * out_blocks * vector_nbytes
+    fits = weight_nbytes <= machine.l2_nbytes // 2
+    stream = weight_nbytes / (_L2_NBYTES_PER_CYCLE if fits else _L3_NBYTES_PER_CYCLE)
+
+    input_nbytes = positions * in_blocks * tiles * vector_nbytes
+    result_nbytes = positions * plan.blocks * tiles * vector_nbytes
+    held = input_nbytes * (groups if plan.whole else 1) + result_nbytes
+    spilled = input_nbytes * out_steps if held > machine.l2_nbytes // 2 else 0
+
+    transform = positions * _TRANSFORM_CYCLES * tiles * (in_blocks + out_blocks)
+    group = max(multiply, stream) + spilled / _L3_NBYTES_PER_CYCLE + transform
+    units = groups * (out_steps if plan.whole else 1)
+    return groups * group * math.ceil(units / 2) * 2 / units
+
+
+def _direct_cycles(layer: Layer, machine: Machine) -> float:
+    vectors = layer.batch * layer.height * layer.width * layer.out_blocks(machine)
+    products = vectors * layer.channels * KERNEL**2
+    fetch = _fetch(layer, KERNEL**2, machine)
+    return products / _PER_CYCLE / _DIRECT_EFFICIENCY + fetch
+
+
+def _fetch(layer: Layer, positions: int, machine: Machine) -> float:
+    """The cycles to bring weights from memory, where other layers' have displaced them."""
+    out_channels = layer.out_blocks(machine) * machine.lanes
+    nbytes = positions * layer.channels * out_channels * _FLOAT32_NBYTES
+    return nbytes / _MEMORY_NBYTES_PER_CYCLE if nbytes > machine.l2_nbytes else 0.0
