@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test check clean
+.PHONY: demo test check bench-kernels clean
 
 demo: $(INSTALLED)
 	$(BIN)/python demo/efficientnet.py
@@ -16,6 +16,10 @@ check: $(INSTALLED)
 	rm -rf build
 	$(BIN)/pip install --quiet --no-deps --target build/wheel .
 	$(BIN)/pyright
+
+# ARGS: --models, --threads, --seconds, --no-torch, --layers
+bench-kernels: $(INSTALLED)
+	$(BIN)/python tests/benchmarks/kernels.py $(ARGS)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -18,19 +18,20 @@ from partc.codegen.halves import build_half
 from partc.graph import LayerCost, LayerGraph
 from partc.passes.segment import build_plan_table
 from partc.plan import Cut, Side
-from partc.runtime.executor import Executor
-from partc.runtime.spec import ArtifactSpec, SegmentSpec
+from partc.runtime.executor import Executor, Request
 from partc.targets.target import Target
 
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]
+
+_WARM_UP_S = 0.02
 
 
 class Engine(Protocol):
     """A model in a runtime, with inputs at hand."""
 
     def time(self, repeats: int) -> list[float]:
-        """Seconds of each of several runs, after one that warms the caches."""
+        """Seconds of each of several runs, after some that are not counted."""
         ...
 
 
@@ -50,46 +51,52 @@ class CompiledModel:
         self.path = Path(self._directory.name)
         self.artifact = build_half(graph, table, Side.DEVICE, target, self.path)
 
-    def executor(self, threads: int) -> Executor:
-        """The half, loaded to run on so many threads."""
-        return Executor(self.path, self.threaded(threads))
-
-    def threaded(self, threads: int) -> ArtifactSpec:
-        """The half's description for so many threads."""
-        return replace(self.artifact, threads=threads)
-
 
 class Partc:
-    """Segments in partc's runtime.
+    """Segments in partc's runtime, timed without what the runtime puts around them.
 
-    The time of a run is that of the compiled functions alone, on tensors that are in place, as it
-    is for a thread that calls them; :meth:`time_requests` adds what the runtime puts around them.
+    A run calls the compiled functions, in the runtime's own thread, on tensors that are in place,
+    as a run of ONNX Runtime works on arrays that are in place.
     """
 
     def __init__(self, compiled: CompiledModel, threads: int, inputs: Arrays) -> None:
-        self._executor = compiled.executor(threads)
-        self._calls: Sequence[SegmentSpec] = compiled.artifact.segments
-        self._outputs = [tensor.name for tensor in compiled.graph.outputs]
-        self._inputs = inputs
-        self._tensors = {name: self._executor.upload(array) for name, array in inputs.items()}
-
-    def run(self) -> dict[str, Array]:
-        """One request, from arrays to arrays."""
-        request = self._executor.request(self._inputs)
-        request.run([segment.name for segment in self._calls])
-        return {name: request.array(name) for name in self._outputs}
+        self.requests = PartcRequests(compiled, threads, inputs)
+        self._executor = self.requests.executor
+        self._segments = compiled.artifact.segments
+        self.tensors = self.requests.answer()._tensors
+        self.weights = self._executor._params
 
     def time(self, repeats: int) -> list[float]:
         """Seconds of each run of all segments."""
-        runs = self._executor._thread.submit(time_runs, self._call, repeats)
-        return runs.result()
-
-    def time_requests(self, repeats: int) -> list[float]:
-        """Seconds of each request, with its copies and its way to the executor's thread."""
-        return time_runs(self.run, repeats)
+        return self._executor._thread.submit(time_runs, self._call, repeats).result()
 
     def _call(self) -> None:
-        self._executor._call_all(self._calls, dict(self._tensors))
+        self._executor._call_all(self._segments, dict(self.tensors))
+
+
+class PartcRequests:
+    """Whole requests to partc's runtime: with copies and the way to the runtime's thread."""
+
+    def __init__(self, compiled: CompiledModel, threads: int, inputs: Arrays) -> None:
+        self.executor = Executor(compiled.path, replace(compiled.artifact, threads=threads))
+        self._segments = [segment.name for segment in compiled.artifact.segments]
+        self._outputs = [tensor.name for tensor in compiled.graph.outputs]
+        self._inputs = inputs
+
+    def answer(self) -> Request:
+        """A request whose segments have run."""
+        request = self.executor.request(self._inputs)
+        request.run(self._segments)
+        return request
+
+    def run(self) -> dict[str, Array]:
+        """Outputs by name."""
+        request = self.answer()
+        return {name: request.array(name) for name in self._outputs}
+
+    def time(self, repeats: int) -> list[float]:
+        """Seconds of each request, from arrays to arrays."""
+        return time_runs(self.run, repeats)
 
 
 class OnnxRuntime:
@@ -117,8 +124,11 @@ class OnnxRuntime:
 
 
 def time_runs(run: Callable[[], object], repeats: int) -> list[float]:
-    """Seconds of each of several runs, after one that warms the caches."""
+    """Seconds of each of several runs, after what warms caches and wakes threads."""
+    warm = time.perf_counter() + _WARM_UP_S
     run()
+    while time.perf_counter() < warm:
+        run()
     seconds: list[float] = []
     for _ in range(repeats):
         started = time.perf_counter()
@@ -131,7 +141,7 @@ def random_inputs(graph: LayerGraph) -> dict[str, Array]:
     """Normal numbers for every input, or small integers; the same every time."""
     random = np.random.default_rng(0)
     return {
-        tensor.name: (random.standard_normal(tensor.type.shape) * 1.0).astype(tensor.type.dtype)
+        tensor.name: random.standard_normal(tensor.type.shape).astype(tensor.type.dtype)
         if np.issubdtype(tensor.type.dtype, np.floating)
         else random.integers(0, 100, tensor.type.shape, tensor.type.dtype)
         for tensor in graph.inputs

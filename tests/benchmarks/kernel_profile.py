@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import tvm
-from engines import Arrays, CompiledModel
+from engines import CompiledModel, Partc
 from rich.table import Table
 from tvm import relax
 
@@ -63,36 +62,29 @@ class _Stopwatch:
         self._run.clear()
 
 
-def profile(compiled: CompiledModel, threads: int, inputs: Arrays) -> list[KernelCalls]:
-    """Time every kernel of a model, the dearest first."""
+def profile(compiled: CompiledModel, partc: Partc, threads: int) -> list[KernelCalls]:
+    """Time every kernel of a model, on the tensors that the runtime holds, the dearest first."""
     with ThreadPoolExecutor(1, initializer=_configure_workers, initargs=(threads,)) as pool:
-        return pool.submit(_profile, compiled, inputs).result()
+        return pool.submit(_profile, compiled, partc).result()
 
 
-def _profile(compiled: CompiledModel, inputs: Arrays) -> list[KernelCalls]:
-    artifact, stopwatch = compiled.artifact, _Stopwatch()
-    library = tvm.runtime.load_module(str(compiled.path / artifact.library))
+def _profile(compiled: CompiledModel, partc: Partc) -> list[KernelCalls]:
+    library = tvm.runtime.load_module(str(compiled.path / compiled.artifact.library))
     machine = relax.VirtualMachine(library, tvm.cpu())
-    with np.load(compiled.path / artifact.params) as archive:
-        weights = {name: tvm.runtime.tensor(archive[name]) for name in archive.files}
-    tensors = weights | {name: tvm.runtime.tensor(array) for name, array in inputs.items()}
+    stopwatch, tensors = _Stopwatch(), {**partc.weights, **partc.tensors}
 
     def run() -> None:
-        for segment in artifact.segments:
+        for segment in compiled.artifact.segments:
             names = (*segment.inputs, *segment.params)
             made = machine[segment.name](*(tensors[name] for name in names))
             tensors.update(zip(segment.outputs, made, strict=True))
 
     run()
     machine.set_instrument(stopwatch)
-    _repeat(run, stopwatch.end_run)
-    return sorted(stopwatch.kernels.values(), key=lambda kernel: -kernel.latency_s)
-
-
-def _repeat(run: Callable[[], None], end: Callable[[], None]) -> None:
     for _ in range(_RUNS):
         run()
-        end()
+        stopwatch.end_run()
+    return sorted(stopwatch.kernels.values(), key=lambda kernel: -kernel.latency_s)
 
 
 def profile_table(model: str, kernels: list[KernelCalls], latency_s: float) -> Table:

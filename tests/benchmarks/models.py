@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -29,11 +31,20 @@ class BenchmarkModel:
         name: The name.
         load: Makes or reads the model.
         shapes: Shapes of its inputs, where they are dynamic.
+        module: The model in PyTorch, if it comes from there.
+        package: What must be installed for it, which not every machine can.
     """
 
     name: str
     load: Callable[[], ModelProto]
-    shapes: Mapping[str, tuple[int, ...]]
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    module: Callable[[], Any] | None = None
+    package: str | None = None
+
+    @property
+    def available(self) -> bool:
+        """Whether the package that holds the model is installed."""
+        return self.package is None or find_spec(self.package) is not None
 
     @cached_property
     def proto(self) -> ModelProto:
@@ -111,13 +122,46 @@ def _draw(
     return random.standard_normal(shape, np.float32) * np.float32(0.1)
 
 
+def _ocr_model(file: str) -> ModelProto:
+    import rapidocr_onnxruntime
+
+    return onnx.load(Path(rapidocr_onnxruntime.__file__).parent / "models" / file)
+
+
+def _from_torch(name: str) -> ModelProto:
+    import torch_models
+
+    return torch_models.export(_module(name))
+
+
+def _module(name: str) -> Any:
+    """A module of PyTorch; imported late, because that takes seconds."""
+    import torch_models
+
+    return getattr(torch_models, name)()
+
+
 def _light(name: str) -> BenchmarkModel:
-    return BenchmarkModel(name, partial(light_model, name), {})
+    return BenchmarkModel(name, partial(light_model, name))
+
+
+def _ocr(name: str, file: str, *shape: int) -> BenchmarkModel:
+    load = partial(_ocr_model, file)
+    return BenchmarkModel(name, load, {"x": shape}, package="rapidocr_onnxruntime")
+
+
+def _torch(name: str) -> BenchmarkModel:
+    function = name.replace("-", "_")
+    return BenchmarkModel(name, partial(_from_torch, function), module=partial(_module, function))
 
 
 MODELS: Mapping[str, BenchmarkModel] = {
     model.name: model
     for model in (
         *map(_light, ("squeezenet", "bvlc_alexnet", "resnet50", "inception_v1", "shufflenet")),
+        _ocr("ppocr-det", "ch_PP-OCRv4_det_infer.onnx", 1, 3, 640, 640),
+        _ocr("ppocr-rec", "ch_PP-OCRv4_rec_infer.onnx", 1, 3, 48, 320),
+        _ocr("ppocr-cls", "ch_ppocr_mobile_v2.0_cls_infer.onnx", 1, 3, 48, 192),
+        *map(_torch, ("efficientnet-lite0", "vit-tiny", "bert-small")),
     )
 }

@@ -1,0 +1,75 @@
+"""Times that can be compared: engines take turns, and what one leaves running has ended.
+
+ONNX Runtime's threads spin for up to 100 ms after a run, and would halve what is timed next.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from engines import Arrays, Engine
+
+_PAUSE_S = 0.1
+_ROUNDS = 12
+_FEWEST_ROUNDS = 3
+_LARGEST_BATCH = 10
+_PERCENTILE = 20
+
+
+@dataclass(frozen=True)
+class Times:
+    """How long runs took: what a run usually takes when nothing disturbs it, and the least."""
+
+    usual_ms: float
+    least_ms: float
+
+    def __str__(self) -> str:
+        return f"{self.usual_ms:.3f} ({self.least_ms:.3f})"
+
+
+def alternate(engines: Mapping[str, Engine], budget_s: float) -> dict[str, Times]:
+    """Time engines in turns: 120 runs of each, fewer where that takes longer than the budget."""
+    seconds = {name: _time_alone(engine, 1) for name, engine in engines.items()}
+    share_s = budget_s / _ROUNDS / len(engines)
+    batches = {
+        name: int(np.clip(share_s / first, 1, _LARGEST_BATCH)) for name, (first,) in seconds.items()
+    }
+    deadline = time.perf_counter() + budget_s
+    for number in range(_ROUNDS):
+        if number >= _FEWEST_ROUNDS and time.perf_counter() > deadline:
+            break
+        for name, engine in engines.items():
+            seconds[name] += _time_alone(engine, batches[name])
+    return {name: _summarize(each) for name, each in seconds.items()}
+
+
+def _time_alone(engine: Engine, repeats: int) -> list[float]:
+    time.sleep(_PAUSE_S)
+    return engine.time(repeats)
+
+
+def _summarize(seconds: list[float]) -> Times:
+    return Times(float(np.percentile(seconds, _PERCENTILE)) * 1e3, min(seconds) * 1e3)
+
+
+def count_busy_cores(engine: Engine) -> float:
+    """How many threads of this process compute while an engine runs."""
+    time.sleep(_PAUSE_S)
+    wall_s, busy_s = time.perf_counter(), time.process_time()
+    engine.time(_LARGEST_BATCH)
+    return (time.process_time() - busy_s) / (time.perf_counter() - wall_s)
+
+
+def deviation(found: Arrays, expected: Arrays) -> float:
+    """The largest difference, relative to the largest value of its output; worst of all outputs."""
+    return max(
+        float(np.abs(found[name] - array).max() / np.abs(array).max())
+        for name, array in expected.items()
+    )
+
+
+def geometric_mean(values: list[float]) -> float:
+    return float(np.exp(np.mean(np.log(values))))
