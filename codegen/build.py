@@ -20,6 +20,7 @@ from tvm.s_tir.dlight import ApplyDefaultSchedule
 
 from partc.codegen.cuda import compile_kernels, replace_source
 from partc.codegen.host import TvmTarget, can_execute, host_attributes
+from partc.codegen.kernels.mathematics import legalize_map
 from partc.codegen.link import ARCHITECTURES, link_library
 from partc.codegen.machine import Machine, describe_machine
 from partc.codegen.schedule import KernelRules
@@ -158,7 +159,7 @@ def _cpu_pipeline(target: TvmTarget, machine: Machine) -> tvm.transform.Pass:
     return tvm.transform.Sequential(
         [
             *cpu_passes.library_dispatch_passes(target),
-            relax.transform.LegalizeOps(),
+            relax.transform.LegalizeOps(legalize_map()),
             relax.transform.AnnotateTIROpPattern(),
             relax.transform.EliminateCommonSubexpr(),
             relax.transform.FuseOps(),

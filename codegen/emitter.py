@@ -16,12 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import relax
 
-from partc.codegen.kernels.blocks import pack_channels, to_blocked, to_plain
+from partc.codegen.kernels.blocks import gather_channels, scatter_channels
+from partc.codegen.kernels.layout import to_blocked, to_plain
+from partc.codegen.layout import Layout
 from partc.codegen.machine import Machine
-from partc.passes.expressions import as_array, shape_of
+from partc.errors import CompilerError
+from partc.passes.expressions import as_array
 
 INLINE_NBYTES = 16
 """Constants up to this size stay in the code, where kernels can fold them."""
+
+
+# TVM's kOutEWiseFusable: element-wise operators behind it become its tail.
+_FUSABLE = {"op_pattern": 4}
 
 
 class WeightTable:
@@ -45,7 +52,7 @@ class Emitter:
 
     Args:
         builder: Whose current function and dataflow block calls are added to.
-        machine: The CPU that kernels are for.
+        machine: The CPU that kernels are for; None where none of ours are used.
         weights: Where the weights go.
     """
 
@@ -56,43 +63,42 @@ class Emitter:
         self._builder = builder
         self._machine = machine
         self._weights = weights
-        self._plain: dict[relax.Var, relax.Expr] = {}
-        self._blocked: dict[relax.Var, relax.Expr] = {}
+        self._values: dict[tuple[relax.Var, Layout | None], relax.Expr] = {}
+        self._layouts: dict[relax.Var, Layout | None] = {}
 
     @property
     def machine(self) -> Machine:
-        """The CPU; only lowerings for one ask for it."""
-        assert self._machine is not None
+        """The CPU that kernels are for."""
+        if self._machine is None:
+            raise CompilerError("lower: a kernel was chosen, but no CPU to run it on")
         return self._machine
 
-    def define(self, source: relax.Var, value: relax.Expr, *, blocked: bool) -> None:
-        """Say what a variable of the source is here."""
-        (self._blocked if blocked else self._plain)[source] = value
+    def define(self, source: relax.Var, value: relax.Expr, layout: Layout | None) -> None:
+        """Say what a variable of the source is here, and in which layout."""
+        self._values[source, layout] = value
+        self._layouts[source] = layout
+
+    def own(self, source: relax.Var) -> relax.Expr:
+        """A variable of the source in the layout that it has."""
+        return self._values[source, self._layouts[source]]
 
     def plain(self, source: relax.Expr) -> relax.Expr:
         """A leaf of the source in plain layout."""
-        if isinstance(source, relax.Var):
-            if source not in self._plain:
-                channels, machine = shape_of(source)[1], self.machine
-                self._plain[source] = self.kernel(
-                    "to_plain", lambda x: to_plain(x, channels, machine), self._blocked[source]
-                )
-            return self._plain[source]
-        array = as_array(source)
-        if array is None or array.nbytes <= INLINE_NBYTES:
-            return source
-        return self.weight(array)
+        if not isinstance(source, relax.Var):
+            array = as_array(source)
+            inline = array is None or array.nbytes <= INLINE_NBYTES
+            return source if inline else self.weight(array)
+        if (source, None) not in self._values:
+            self._values[source, None] = self._to_plain(self.own(source), self._layouts[source])
+        return self._values[source, None]
 
-    def blocked(self, source: relax.Expr) -> relax.Expr:
-        """A leaf of the source, of shape (N, C, H, W), in blocked layout."""
-        if isinstance(source, relax.Var):
-            if source not in self._blocked:
-                machine = self.machine
-                self._blocked[source] = self.kernel(
-                    "to_blocked", lambda x: to_blocked(x, machine), self._plain[source]
-                )
-            return self._blocked[source]
-        return self.weight(pack_channels(as_array(source), self.machine.lanes))
+    def blocked(self, source: relax.Expr, layout: Layout) -> relax.Expr:
+        """A leaf of the source, of shape (N, C, H, W), in a blocked layout."""
+        if not isinstance(source, relax.Var):
+            return self.weight(layout.pack(as_array(source)))
+        if (source, layout) not in self._values:
+            self._values[source, layout] = self._to_blocked(self.plain(source), layout)
+        return self._values[source, layout]
 
     def weight(self, array: NDArray[Any]) -> relax.Expr:
         """A constant as a parameter of the function."""
@@ -106,4 +112,22 @@ class Emitter:
 
     def kernel(self, name: str, compute: Callable[..., Any], *tensors: Any) -> relax.Expr:
         """Emit a call of a kernel that TE computes from tensors."""
-        return self._builder.emit_te(compute, *tensors, primfunc_name_hint=name)
+        return self._builder.emit_te(
+            compute, *tensors, primfunc_name_hint=name, primfunc_attrs=_FUSABLE
+        )
+
+    def _to_plain(self, value: relax.Expr, layout: Layout) -> relax.Expr:
+        machine = self.machine
+        if layout.in_order:
+            return self.kernel("to_plain", lambda x: to_plain(x, layout.channels, machine), value)
+        slots = self.weight(np.array(layout.slots, np.int32))
+        return self.kernel("to_plain", gather_channels, value, slots)
+
+    def _to_blocked(self, value: relax.Expr, layout: Layout) -> relax.Expr:
+        machine = self.machine
+        if layout.in_order:
+            return self.kernel("to_blocked", lambda x: to_blocked(x, machine), value)
+        channels = self.weight(layout.inverse())
+        return self.kernel(
+            "to_blocked", lambda x, c: scatter_channels(x, c, layout.lanes), value, channels
+        )

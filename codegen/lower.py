@@ -19,15 +19,16 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from partc.codegen.emitter import Emitter, WeightTable
-from partc.codegen.kernels.blocks import blocked_shape, to_blocked, to_plain
+from partc.codegen.layout import Layout
 from partc.codegen.machine import Machine
-from partc.codegen.operators import Lowering, Scene, choose_lowering, plain_lowering
+from partc.codegen.operators import choose_lowering
+from partc.codegen.operators.lowering import Lowering, Scene, plain_lowering
 from partc.errors import CompilerError
 from partc.graph import LayerGraph
 from partc.passes.build import LayerPayload
-from partc.passes.expressions import shape_of
+from partc.passes.expressions import dtype_of, shape_of
 from partc.plan import Segment
-from partc.runtime.spec import BlockedSpec
+from partc.runtime.spec import BlockedSpec, SegmentSpec
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,9 @@ def lower_segments(
         for segment in segments
     }
     blocked = [
-        _emit_conversions(builder, lowerings, position, name, variable)
+        _emit_conversions(builder, lowerings, weights, position, name, variable)
         for position, (name, variable) in enumerate(_boundary(graph, segments).items())
-        if name in visible and variable in lowerings.blocked
+        if name in visible and variable in lowerings.layouts
     ]
     return LoweredSegments(builder.get(), weights.arrays, params, tuple(blocked))
 
@@ -86,10 +87,10 @@ class _Lowerings:
 
     def __init__(self, graph: LayerGraph, machine: Machine | None) -> None:
         self.machine = machine
-        self.blocked: set[relax.Var] = set()
+        self.layouts: dict[relax.Var, Layout] = {}
         self._chosen: dict[relax.Var, Lowering] = {}
         if machine is not None:
-            scene = Scene(machine, self.blocked)
+            scene = Scene(machine, self.layouts)
             for layer in graph.layers:
                 for binding in _payload(graph, layer.name).bindings:
                     self._choose(binding, scene)
@@ -100,14 +101,15 @@ class _Lowerings:
     def _choose(self, binding: relax.VarBinding, scene: Scene) -> None:
         lowering = choose_lowering(binding.value, scene)
         self._chosen[binding.var] = lowering
-        if lowering.blocked:
-            self.blocked.add(binding.var)
+        if lowering.layout:
+            self.layouts[binding.var] = lowering.layout
 
     def type_of(self, variable: relax.Var) -> relax.Type:
         """The type of a variable in the layout that it has."""
-        if variable not in self.blocked:
+        layout = self.layouts.get(variable)
+        if layout is None:
             return variable.ty
-        return relax.TensorType(blocked_shape(shape_of(variable), self.machine.lanes), "float32")
+        return relax.TensorType(layout.shape(shape_of(variable)), "float32")
 
 
 class _SegmentLowering:
@@ -141,7 +143,7 @@ class _SegmentLowering:
                     for binding in payload.bindings:
                         self._emit(binding)
                 outputs = [
-                    self._read(self._variables[tensor.name]) for tensor in self._segment.outputs
+                    emitter.own(self._variables[tensor.name]) for tensor in self._segment.outputs
                 ]
                 result = builder.emit_output(relax.Tuple(outputs))
             builder.emit_func_output(result, params=[*inputs, *emitter.params.values()])
@@ -156,12 +158,7 @@ class _SegmentLowering:
         self._define(binding.var, self._lowerings.of(binding).emit(self._emitter))
 
     def _define(self, variable: relax.Var, value: relax.Expr) -> None:
-        blocked = variable in self._lowerings.blocked
-        self._emitter.define(variable, value, blocked=blocked)
-
-    def _read(self, variable: relax.Var) -> relax.Expr:
-        blocked = variable in self._lowerings.blocked
-        return self._emitter.blocked(variable) if blocked else self._emitter.plain(variable)
+        self._emitter.define(variable, value, self._lowerings.layouts.get(variable))
 
 
 def _tensor_variables(graph: LayerGraph, segment: Segment) -> dict[str, relax.Var]:
@@ -187,26 +184,32 @@ def _boundary(graph: LayerGraph, segments: Sequence[Segment]) -> dict[str, relax
 def _emit_conversions(
     builder: relax.BlockBuilder,
     lowerings: _Lowerings,
+    weights: WeightTable,
     position: int,
     name: str,
     variable: relax.Var,
 ) -> BlockedSpec:
-    """Emit the functions that change a tensor's layout."""
-    machine, channels = lowerings.machine, shape_of(variable)[1]
-    spec = BlockedSpec(name, f"to_plain_{position}", f"to_blocked_{position}")
-    blocked = lowerings.type_of(variable)
-    _emit_conversion(builder, spec.to_plain, blocked, lambda x: to_plain(x, channels, machine))
-    _emit_conversion(builder, spec.to_blocked, variable.ty, lambda x: to_blocked(x, machine))
-    return spec
+    """Emit the functions that take a tensor out of its layout and into it."""
+    layout = lowerings.layouts[variable]
 
+    def emit(function: str, source: Layout | None, target: Layout | None) -> SegmentSpec:
+        emitter = Emitter(builder, lowerings.machine, weights)
+        shape = shape_of(variable)
+        type_ = relax.TensorType(source.shape(shape) if source else shape, dtype_of(variable))
+        tensor = relax.Var("tensor", type_)
+        with builder.function(function):
+            with builder.dataflow():
+                emitter.define(variable, tensor, source)
+                value = emitter.blocked(variable, target) if target else emitter.plain(variable)
+                result = builder.emit_output(relax.Tuple([value]))
+            builder.emit_func_output(result, params=[tensor, *emitter.params.values()])
+        return SegmentSpec(function, (name,), tuple(emitter.params), (name,))
 
-def _emit_conversion(builder: Any, name: str, type_: Any, compute: Any) -> None:
-    tensor = relax.Var("tensor", type_)
-    with builder.function(name):
-        with builder.dataflow():
-            converted = builder.emit_te(compute, tensor, primfunc_name_hint=name.rpartition("_")[0])
-            result = builder.emit_output(relax.Tuple([converted]))
-        builder.emit_func_output(result, params=[tensor])
+    return BlockedSpec(
+        name,
+        to_plain=emit(f"to_plain_{position}", layout, None),
+        to_blocked=emit(f"to_blocked_{position}", None, layout),
+    )
 
 
 def _payload(graph: LayerGraph, layer_name: str) -> LayerPayload:

@@ -27,6 +27,7 @@ class Machine:
         registers: Vector registers that code can name.
         broadcasts: Whether a multiply-add can take one of its operands as a single number, from
             memory or a lane, without an instruction to spread it first.
+        multiply_adds: Whether a multiply-add is one instruction.
         l1_nbytes: Its first-level data cache.
         l2_nbytes: Its second-level cache, or its share of one.
     """
@@ -34,6 +35,7 @@ class Machine:
     lanes: int
     registers: int
     broadcasts: bool
+    multiply_adds: bool
     l1_nbytes: int
     l2_nbytes: int
 
@@ -54,6 +56,7 @@ def describe_machine(cpu: TvmTarget, target: Target) -> Machine:
         lanes=nbytes // _FLOAT32_NBYTES,
         registers=registers,
         broadcasts=bool(features & {"avx512f", "neon"}),
+        multiply_adds=bool(features & {"fma", "neon"}),
         l1_nbytes=target.l1_cache_kib * 1024,
         l2_nbytes=target.l2_cache_kib * 1024,
     )

@@ -20,7 +20,8 @@ from tvm.s_tir import Schedule, ScheduleError
 from tvm.s_tir.dlight.analysis import SBlockInfo, normalize_prim_func
 from tvm.s_tir.dlight.base import ScheduleRule
 
-from partc.codegen.kernels import convolution
+from partc.codegen.kernels import convolution, layout, matmul, pool, reduce, sliding, winograd
+from partc.codegen.kernels.default import schedule_default
 from partc.codegen.kernels.common import RULE
 from partc.codegen.machine import Machine
 
@@ -30,6 +31,12 @@ _SERIAL_ITERATIONS = 1 << 15
 
 _RULES = {
     convolution.RULE: convolution.schedule_conv2d,
+    layout.RULE: layout.schedule_transposition,
+    matmul.RULE: matmul.schedule_matmul,
+    pool.GLOBAL_RULE: pool.schedule_global_pool,
+    reduce.RULE: reduce.schedule_reduce,
+    sliding.RULE: sliding.schedule_sliding,
+    winograd.RULE: winograd.schedule_winograd,
 }
 
 
@@ -47,14 +54,17 @@ class KernelRules(ScheduleRule):
         schedule: Any = Schedule(func)
         anchors = [block for block in _blocks(schedule) if RULE in schedule.get(block).annotations]
         if not anchors:
-            return LoopOrder(2).apply(func, target, tunable)
+            schedule_default(schedule, self.machine)
+            return schedule
         for anchor in anchors:
             _RULES[str(schedule.get(anchor).annotations[RULE])](schedule, anchor, self.machine)
         return schedule
 
 
 def _blocks(schedule: Any) -> Sequence[Any]:
-    return schedule.get_child_blocks(schedule.get_sblock("root"))
+    """The blocks of a function, which may be a single one."""
+    root = schedule.get_sblock(schedule.mod["main"].body.block.name_hint)
+    return schedule.get_child_blocks(root) or [root]
 
 
 @dataclass(frozen=True)

@@ -1,41 +1,45 @@
-# pyright: reportMissingTypeStubs=false
-"""Temporary."""
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+# TVM ships no types
+"""Blocked data whose channels lie in any order, to and from plain data."""
 
 from __future__ import annotations
-import math
-import numpy as np
-from tvm import te, tirx
+
+from tvm import te
 
 
-def to_blocked(x, machine):
-    n, c, h, w = (int(v) for v in x.shape)
-    L = machine.lanes
+def scatter_channels(data: te.Tensor, channels: te.Tensor, lanes: int) -> te.Tensor:
+    """Bring plain data into blocked layout.
+
+    Args:
+        data: (N, C, H, W).
+        channels: What each slot of the result holds, (blocks * lanes,) of int32.
+        lanes: Slots of a block.
+
+    Returns:
+        (N, blocks, H, W, lanes).
+    """
+    batch, _, *plane = data.shape
     return te.compute(
-        (n, math.ceil(c / L), h, w, L),
-        lambda b, o, i, j, v: (
-            tirx.if_then_else(o * L + v < c, x[b, o * L + v, i, j], 0.0)
-            if c % L
-            else x[b, o * L + v, i, j]
-        ),
-        name="to_blocked",
+        (batch, channels.shape[0] // lanes, *plane, lanes),
+        lambda n, o, h, w, lane: data(n, channels[o * lanes + lane], h, w),
+        name="scatter_channels",
     )
 
 
-def to_plain(x, channels, machine):
-    n, _, h, w, L = (int(v) for v in x.shape)
+def gather_channels(data: te.Tensor, slots: te.Tensor) -> te.Tensor:
+    """Bring blocked data into plain layout.
+
+    Args:
+        data: (N, blocks, H, W, lanes).
+        slots: Where each channel lies, (C,) of int32.
+
+    Returns:
+        (N, C, H, W).
+    """
+    batch, _, *plane, lanes = data.shape
     return te.compute(
-        (n, channels, h, w), lambda b, c, i, j: x[b, c // L, i, j, c % L], name="to_plain"
+        (batch, slots.shape[0], *plane),
+        lambda n, c, h, w: data(n, slots[c] // lanes, h, w, slots[c] % lanes),
+        name="gather_channels",
     )
-
-
-def pack_channels(array, lanes):
-    n, c, h, w = array.shape
-    blocks = math.ceil(c / lanes)
-    padded = np.zeros((n, blocks * lanes, h, w), array.dtype)
-    padded[:, :c] = array
-    return np.ascontiguousarray(padded.reshape(n, blocks, lanes, h, w).transpose(0, 1, 3, 4, 2))
-
-
-def blocked_shape(shape, lanes):
-    n, c, h, w = shape
-    return (n, math.ceil(c / lanes), h, w, lanes)

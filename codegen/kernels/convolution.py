@@ -11,7 +11,7 @@ them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,62 +80,74 @@ class Tile:
 
 
 def conv2d(
-    data: te.Tensor, weight: te.Tensor, window: Window, groups: int, machine: Machine
+    data: te.Tensor,
+    weight: te.Tensor,
+    window: Window,
+    groups: int,
+    machine: Machine,
+    slots: te.Tensor | None = None,
 ) -> te.Tensor:
     """Convolve blocked or plain data, giving blocked data.
 
     Args:
-        data: (N, C/lanes, H, W, lanes), or (N, C, H, W).
+        data: (N, blocks, H, W, lanes), or plain, (N, C, H, W).
         weight: What :func:`pack_weight` returned, (O/lanes, C/(groups*step), KH, KW, step, lanes).
-        window: The kernel's shape and movement.
-        groups: Into how many independent groups channels are divided; each must fill its blocks.
+        window: How the kernel moves.
+        groups: Into how many independent groups channels are divided.
         machine: What to choose the tile for.
+        slots: Where blocked data hold each channel, (C,) of int32, unless channel c is in slot c.
 
     Returns:
-        (N, O/lanes, OH, OW, lanes).
+        (N, O/lanes, OH, OW, lanes), every group from the beginning of a block on.
     """
-    shape = [int(size) for size in data.shape]
-    out_blocks, steps, _, _, step, lanes = (int(size) for size in weight.shape)
-    height, width = window.output(shape[2], shape[3])
-    tile = choose_tile(machine, height, width, out_blocks // groups)
+    batch, _, *plane = (int(size) for size in data.shape)
+    blocks, steps, _, _, step, lanes = (int(size) for size in weight.shape)
+    height, width = window.output(plane[0], plane[1])
+    tile = choose_tile(machine, height, width, blocks // groups)
     rows, columns = _round_up(height, tile.rows), _round_up(width, tile.columns)
-    read = _padded(data, window, rows, columns)
-    blocks_per_group = out_blocks // groups
-    channels_per_group = steps * step
-    outer = te.reduce_axis((0, steps), "c_outer")
-    inner = te.reduce_axis((0, step), "c_inner")
+    read = _reader(data, window, rows, columns, slots)
+    outer = te.reduce_axis((0, steps), "outer")
+    inner = te.reduce_axis((0, step), "inner")
     kh = te.reduce_axis((0, window.kernel[0]), "kh")
     kw = te.reduce_axis((0, window.kernel[1]), "kw")
 
     def multiply_add(n: Any, o: Any, h: Any, w: Any, lane: Any) -> Any:
-        channel = outer * step + inner
-        if groups > 1:
-            channel = o // blocks_per_group * channels_per_group + channel
+        group = o // (blocks // groups) if groups > 1 else 0
+        channel = group * (steps * step) + outer * step + inner
         row = h * window.strides[0] + kh * window.dilation[0]
         column = w * window.strides[1] + kw * window.dilation[1]
         product = read(n, channel, row, column) * weight[o, outer, kh, kw, inner, lane]
         return te.sum(product, axis=[outer, kh, kw, inner])
 
     convolved = te.compute(
-        (shape[0], out_blocks, rows, columns, lanes),
+        (batch, blocks, rows, columns, lanes),
         multiply_add,
         name="conv2d",
         attrs=anchor_attrs(RULE, (tile.rows, tile.columns, tile.blocks)),
     )
     return te.compute(
-        (shape[0], out_blocks, height, width, lanes),
-        lambda *at: convolved(*at),
-        name="conv2d_cropped",
+        (batch, blocks, height, width, lanes), lambda *at: convolved(*at), name="conv2d_cropped"
     )
 
 
-def pack_weight(weight: NDArray[Any], step: int, lanes: int) -> NDArray[Any]:
-    """Arrange (O, C, KH, KW) as (O/lanes, C/step, KH, KW, step, lanes), with zeros behind O."""
+def pack_weight(weight: NDArray[Any], groups: int, step: int, lanes: int) -> NDArray[Any]:
+    """Arrange a weight as a kernel reads it.
+
+    Args:
+        weight: (O, C/groups, KH, KW).
+        groups: Groups of channels; each one's outputs start a block.
+        step: How many input channels lie together; divides C/groups.
+        lanes: How many output channels lie together.
+
+    Returns:
+        (O/lanes, C/(groups*step), KH, KW, step, lanes), with zeros behind each group's outputs.
+    """
     out_channels, channels, *kernel = weight.shape
-    blocks = math.ceil(out_channels / lanes)
-    padded = np.zeros((blocks * lanes, channels, *kernel), weight.dtype)
-    padded[:out_channels] = weight
-    split = padded.reshape(blocks, lanes, channels // step, step, *kernel)
+    each = out_channels // groups
+    blocks = math.ceil(each / lanes)
+    padded = np.zeros((groups, blocks * lanes, channels, *kernel), weight.dtype)
+    padded[:, :each] = weight.reshape(groups, each, channels, *kernel)
+    split = padded.reshape(groups * blocks, lanes, channels // step, step, *kernel)
     return np.ascontiguousarray(split.transpose(0, 2, 4, 5, 3, 1))
 
 
@@ -153,17 +165,24 @@ def choose_tile(machine: Machine, height: int, width: int, blocks: int) -> Tile:
 
 
 def _tiles(machine: Machine, height: int, width: int, blocks: int) -> Iterator[Tile]:
-    """Every tile whose accumulators and operands fit the registers."""
+    """Every tile that registers can hold."""
     for channel_blocks in (count for count in (1, 2, 3, 4) if blocks % count == 0):
-        # One register of each block's weights, one for the pixel if it needs spreading.
-        operands = channel_blocks + (0 if machine.broadcasts else 1)
-        most = min(_LONGEST_TILE, machine.registers - operands) // channel_blocks
-        if machine.registers > 16 and channel_blocks > 1:
-            most = min(most, 20 // channel_blocks)
+        most = _most_pixels(machine, channel_blocks)
         for columns in range(1, min(width, most) + 1):
             yield Tile(1, columns, channel_blocks)
         for rows in range(2, min(height, most // width) + 1):
             yield Tile(rows, width, channel_blocks)
+
+
+def _most_pixels(machine: Machine, blocks: int) -> int:
+    """How many pixels of so many channel blocks fit the registers, operands included.
+
+    Where a pixel has to be spread over a register first, LLVM keeps it there for all the blocks.
+    """
+    if machine.broadcasts:
+        return min(_LONGEST_TILE, machine.registers - 4) if blocks == 1 else 20 // blocks
+    free = machine.registers - (1 if machine.multiply_adds else 2)
+    return free - 1 if blocks == 1 else free // (blocks + 1)
 
 
 def _efficiency(machine: Machine, tile: Tile, height: int, width: int) -> float:
@@ -183,13 +202,14 @@ def _round_up(size: int, multiple: int) -> int:
     return math.ceil(size / multiple) * multiple
 
 
-def _padded(data: te.Tensor, window: Window, rows: int, columns: int) -> Any:
+def _reader(
+    data: te.Tensor, window: Window, rows: int, columns: int, slots: te.Tensor | None
+) -> Callable[..., Any]:
     """How to read (n, channel, row, column) of the padded input, as far as tiles read it."""
     shape = [int(size) for size in data.shape]
     height, width = shape[2:4]
     top, left = window.padding[:2]
     reach = (window.reach(0, rows), window.reach(1, columns))
-    blocked = len(shape) == 5
     if top or left or reach[0] > height or reach[1] > width:
 
         def inside(n: Any, c: Any, h: Any, w: Any, *lane: Any) -> Any:
@@ -197,10 +217,15 @@ def _padded(data: te.Tensor, window: Window, rows: int, columns: int) -> Any:
             return tirx.if_then_else(within, data(n, c, h - top, w - left, *lane), 0.0)
 
         data = te.compute((*shape[:2], *reach, *shape[4:]), inside, name="padded")
-    if not blocked:
+    if len(shape) == 4:
         return lambda n, channel, row, column: data(n, channel, row, column)
     lanes = shape[4]
-    return lambda n, channel, row, column: data(n, channel // lanes, row, column, channel % lanes)
+
+    def read(n: Any, channel: Any, row: Any, column: Any) -> Any:
+        slot = channel if slots is None else slots[channel]
+        return data(n, slot // lanes, row, column, slot % lanes)
+
+    return read
 
 
 def schedule_conv2d(schedule: Sch, anchor: Block, machine: Machine) -> None:

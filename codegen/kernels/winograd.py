@@ -64,10 +64,9 @@ def winograd_conv2d(
     out_height, out_width = window.output(height, width)
     layer = Layer(batch, channels, out_blocks * lanes, out_height, out_width)
     plan = plan_winograd(layer, math.isqrt(positions) - KERNEL + 1, machine)
-    wide = math.ceil(out_width / plan.tile)
-    transformed = _transformed_input(data, window, plan, channels, out_height, wide)
+    transformed = _transformed_input(data, window, plan, layer)
     product = _multiplied(transformed, weight)
-    convolved = _transformed_output(product, plan, wide)
+    convolved = _transformed_output(product, plan)
     return te.compute(
         (batch, out_blocks, out_height, out_width, lanes),
         lambda *at: convolved(*at),
@@ -86,81 +85,84 @@ def pack_winograd_weight(weight: NDArray[Any], tile: int, lanes: int) -> NDArray
     return np.ascontiguousarray(split.transpose(0, 3, 2, 1))
 
 
-def _transformed_input(
-    data: te.Tensor, window: Window, plan: Plan, channels: int, out_height: int, wide: int
-) -> te.Tensor:
-    """(N, groups, side, side, register tiles, C/lanes, pixels, lanes): what the product walks."""
+def _transformed_input(data: te.Tensor, window: Window, plan: Plan, layer: Layer) -> te.Tensor:
+    """(N, groups down, groups across, side, side, register tiles, C/lanes, pixels, lanes)."""
     batch, _, height, width, lanes = (int(size) for size in data.shape)
     side = plan.tile + KERNEL - 1
-    groups = math.ceil(math.ceil(out_height / plan.tile) / plan.rows)
-    register_tiles = math.ceil(plan.rows * wide / plan.pixels)
-    blocks = math.ceil(channels / lanes)
+    groups = plan.groups(layer)
+    blocks = math.ceil(layer.channels / lanes)
     top, left = window.padding[:2]
 
-    def read(n: Any, g: Any, c: Any, j: Any, i: Any, x: Any, y: Any, lane: Any) -> Any:
+    def read(n: Any, p: Any, q: Any, c: Any, j: Any, i: Any, x: Any, y: Any, lane: Any) -> Any:
         index = j * plan.pixels + i
-        h = (g * plan.rows + index // wide) * plan.tile + y - top
-        w = index % wide * plan.tile + x - left
+        h = (p * plan.rows + index // plan.columns) * plan.tile + y - top
+        w = (q * plan.columns + index % plan.columns) * plan.tile + x - left
         inside = tirx.all(h >= 0, h < height, w >= 0, w < width)
         return tirx.if_then_else(inside, data[n, c, h, w, lane], 0.0)
 
-    tiles = (batch, groups, blocks, register_tiles, plan.pixels)
+    tiles = (batch, *groups, blocks, plan.register_tiles, plan.pixels)
     patch = te.compute((*tiles, side, side, lanes), read, name="winograd_patch")
     columns = te.compute(
         (*tiles, side, side, lanes),
-        lambda n, g, c, j, i, x, y, lane: _pick(
-            y, transform_input(plan.tile, [patch[n, g, c, j, i, x, k, lane] for k in range(side)])
+        lambda *at: _pick(
+            at[-2],
+            transform_input(plan.tile, [patch[(*at[:-2], k, at[-1])] for k in range(side)]),
         ),
         name="winograd_input_columns",
     )
     return te.compute(
-        (batch, groups, side, side, register_tiles, blocks, plan.pixels, lanes),
-        lambda n, g, y, x, j, c, i, lane: _pick(
-            x, transform_input(plan.tile, [columns[n, g, c, j, i, k, y, lane] for k in range(side)])
+        (batch, *groups, side, side, plan.register_tiles, blocks, plan.pixels, lanes),
+        lambda n, p, q, y, x, j, c, i, lane: _pick(
+            x,
+            transform_input(
+                plan.tile, [columns[n, p, q, c, j, i, k, y, lane] for k in range(side)]
+            ),
         ),
         name="winograd_input",
     )
 
 
 def _multiplied(transformed: te.Tensor, weight: te.Tensor) -> te.Tensor:
-    """(N, groups, O/lanes, side, side, register tiles, pixels, lanes)."""
-    batch, groups, side, _, register_tiles, _, pixels, lanes = map(int, transformed.shape)
+    """(N, groups down, groups across, O/lanes, side, side, register tiles, pixels, lanes)."""
+    *groups, side, _, register_tiles, _, pixels, lanes = map(int, transformed.shape)
     out_blocks, _, channels, _ = map(int, weight.shape)
     c = te.reduce_axis((0, channels), "c")
     return te.compute(
-        (batch, groups, out_blocks, side, side, register_tiles, pixels, lanes),
-        lambda n, g, o, y, x, j, i, lane: te.sum(
-            transformed[n, g, y, x, j, c // lanes, i, c % lanes] * weight[o, y * side + x, c, lane],
+        (*groups, out_blocks, side, side, register_tiles, pixels, lanes),
+        lambda n, p, q, o, y, x, j, i, lane: te.sum(
+            transformed[n, p, q, y, x, j, c // lanes, i, c % lanes]
+            * weight[o, y * side + x, c, lane],
             axis=c,
         ),
         name="winograd_product",
     )
 
 
-def _transformed_output(product: te.Tensor, plan: Plan, wide: int) -> te.Tensor:
+def _transformed_output(product: te.Tensor, plan: Plan) -> te.Tensor:
     """(N, O/lanes, H, W, lanes), height and width rounded up to whole tiles and groups."""
-    batch, groups, out_blocks, side, _, register_tiles, pixels, lanes = map(int, product.shape)
+    batch, down, across, out_blocks, side, _, *tiles, lanes = map(int, product.shape)
     tile = plan.tile
     columns = te.compute(
-        (batch, groups, out_blocks, register_tiles, pixels, side, tile, lanes),
-        lambda n, g, o, j, i, x, y, lane: _pick(
-            y, transform_output(tile, [product[n, g, o, k, x, j, i, lane] for k in range(side)])
+        (batch, down, across, out_blocks, *tiles, side, tile, lanes),
+        lambda n, p, q, o, j, i, x, y, lane: _pick(
+            y, transform_output(tile, [product[n, p, q, o, k, x, j, i, lane] for k in range(side)])
         ),
         name="winograd_output_columns",
     )
 
     def pixel(n: Any, o: Any, h: Any, w: Any, lane: Any) -> Any:
-        row = h // tile
-        index = row % plan.rows * wide + w // tile
-        at = (n, row // plan.rows, o, index // pixels, index % pixels)
+        row, column = h // tile, w // tile
+        index = row % plan.rows * plan.columns + column % plan.columns
+        group = (n, row // plan.rows, column // plan.columns)
+        at = (*group, o, index // plan.pixels, index % plan.pixels)
         values = [columns[(*at, k, h % tile, lane)] for k in range(side)]
         return _pick(w % tile, transform_output(tile, values))
 
     return te.compute(
-        (batch, out_blocks, groups * plan.rows * tile, wide * tile, lanes),
+        (batch, out_blocks, down * plan.rows * tile, across * plan.columns * tile, lanes),
         pixel,
         name="winograd",
-        attrs=anchor_attrs(RULE, (tile, plan.rows, plan.blocks, int(plan.whole))),
+        attrs=anchor_attrs(RULE, (tile, plan.rows, plan.columns, plan.blocks, int(plan.whole))),
     )
 
 
@@ -174,17 +176,18 @@ def _pick(index: Any, values: Sequence[Any]) -> Any:
 
 def schedule_winograd(schedule: Sch, anchor: Block, machine: Machine) -> None:
     """Groups of tiles in parallel, or channel blocks of them if the input is transformed whole."""
-    tile, rows, blocks, whole = tile_of(schedule, anchor)
+    tile, rows, columns, blocks, whole = tile_of(schedule, anchor)
     output = _producer(schedule, anchor)
     product = _producer(schedule, output)
     transformed = _producer(schedule, product)
     tail = fuse_tail(schedule, anchor)
     n, o, h, w, lane = schedule.get_loops(tail)
     o_outer, o_inner = schedule.split(o, [None, blocks])
-    group, row, y = schedule.split(h, [None, rows, tile])
-    column, x = schedule.split(w, [None, tile])
-    schedule.reorder(n, group, o_outer, o_inner, row, column, y, x, lane)
-    parallel = schedule.fuse(n, group, o_outer) if whole else schedule.fuse(n, group)
+    down, row, y = schedule.split(h, [None, rows, tile])
+    across, column, x = schedule.split(w, [None, columns, tile])
+    schedule.reorder(n, down, across, o_outer, o_inner, row, column, y, x, lane)
+    outer = (n, down, across, o_outer) if whole else (n, down, across)
+    parallel = schedule.fuse(*outer)
     schedule.parallel(parallel)
     for block in (anchor, output):
         schedule.compute_at(block, column, preserve_unit_loops=True)
@@ -209,7 +212,7 @@ def _schedule_product(schedule: Sch, product: Block, machine: Machine) -> None:
     unroll_inner(schedule, stored, 2)
     schedule.compute_at(product, j, preserve_unit_loops=True)
     o, y, x, j, i, lane, c = schedule.get_loops(product)[-7:]
-    schedule.reorder(y, x, j, c, o, i, lane)
+    schedule.reorder(y, x, j, c, i, o, lane)
     unroll_inner(schedule, product, 2)
     # Channels of one block lie side by side, which a loop over them alone lets the compiler see.
     step = math.gcd(extent(schedule, c), machine.lanes)

@@ -39,6 +39,10 @@ class Layer:
     height: int
     width: int
 
+    def tiles(self, tile: int) -> tuple[int, int]:
+        """How many tiles of the output lie below and beside each other."""
+        return math.ceil(self.height / tile), math.ceil(self.width / tile)
+
     def out_blocks(self, machine: Machine) -> int:
         return math.ceil(self.out_channels / machine.lanes)
 
@@ -50,6 +54,7 @@ class Plan:
     Args:
         tile: Height and width of an output tile.
         rows: Rows of tiles in a group, whose intermediates are in the cache together.
+        columns: Columns of tiles in a group.
         pixels: Tiles that a register tile of the matrix product holds.
         blocks: Blocks of output channels that it holds.
         whole: Whether the whole input is transformed first, rather than each group before its
@@ -58,9 +63,25 @@ class Plan:
 
     tile: int
     rows: int
+    columns: int
     pixels: int
     blocks: int
     whole: bool
+
+    @property
+    def side(self) -> int:
+        """Height and width of an input tile."""
+        return self.tile + KERNEL - 1
+
+    @property
+    def register_tiles(self) -> int:
+        """How many register tiles hold a group's tiles, for one output block."""
+        return math.ceil(self.rows * self.columns / self.pixels)
+
+    def groups(self, layer: Layer) -> tuple[int, int]:
+        """How many groups lie below and beside each other."""
+        tall, wide = layer.tiles(self.tile)
+        return math.ceil(tall / self.rows), math.ceil(wide / self.columns)
 
 
 def choose_winograd(layer: Layer, machine: Machine) -> int | None:
@@ -81,11 +102,18 @@ def plan_winograd(layer: Layer, tile: int, machine: Machine) -> Plan:
 
 
 def _plans(layer: Layer, tile: int, machine: Machine) -> Iterator[Plan]:
-    tall, wide = math.ceil(layer.height / tile), math.ceil(layer.width / tile)
-    for rows in sorted({math.ceil(tall / groups) for groups in range(1, tall + 1)}):
-        for pixels, blocks in _register_tiles(layer.out_blocks(machine), rows * wide, machine):
+    tall, wide = layer.tiles(tile)
+    shapes = [(rows, wide) for rows in _even_parts(tall)]
+    shapes += [(1, columns) for columns in _even_parts(wide)[:-1]]
+    for rows, columns in shapes:
+        for pixels, blocks in _register_tiles(layer.out_blocks(machine), rows * columns, machine):
             for whole in (False, True):
-                yield Plan(tile, rows, pixels, blocks, whole)
+                yield Plan(tile, rows, columns, pixels, blocks, whole)
+
+
+def _even_parts(size: int) -> list[int]:
+    """The sizes of the largest part when something is divided as evenly as it can be."""
+    return sorted({math.ceil(size / parts) for parts in range(1, size + 1)})
 
 
 def _register_tiles(out_blocks: int, tiles: int, machine: Machine) -> Iterator[tuple[int, int]]:
@@ -97,11 +125,10 @@ def _register_tiles(out_blocks: int, tiles: int, machine: Machine) -> Iterator[t
 
 
 def _plan_cycles(layer: Layer, plan: Plan, machine: Machine) -> float:
-    tall, wide = math.ceil(layer.height / plan.tile), math.ceil(layer.width / plan.tile)
-    groups = layer.batch * math.ceil(tall / plan.rows)
-    register_tiles = math.ceil(plan.rows * wide / plan.pixels)
+    groups = layer.batch * math.prod(plan.groups(layer))
+    register_tiles = plan.register_tiles
     tiles = register_tiles * plan.pixels
-    positions = (plan.tile + KERNEL - 1) ** 2
+    positions = plan.side**2
     out_blocks = layer.out_blocks(machine)
     out_steps = out_blocks // plan.blocks
     in_blocks = math.ceil(layer.channels / machine.lanes)

@@ -57,11 +57,12 @@ class Executor:
         threads = _thread_count(artifact.threads)
         load_runtime(artifact.device)
         self._device = tvm_ffi.device(artifact.device, 0)
-        self._functions = _load_functions(directory / artifact.library, artifact, self._device)
+        functions = _functions_of(artifact)
+        self._functions = _load_functions(directory / artifact.library, functions, self._device)
         self._segments = {segment.name: segment for segment in artifact.segments}
         self._blocked = {spec.tensor: spec for spec in artifact.blocked}
         self._copies = _TensorCopies(self._device)
-        self._params = self._load_params(directory / artifact.params, artifact.segments)
+        self._params = self._load_params(directory / artifact.params, functions)
         self._thread = ThreadPoolExecutor(1, "segments", _configure_workers, (threads,))
 
     def request(self, inputs: Mapping[str, Array]) -> Request:
@@ -81,8 +82,9 @@ class Executor:
             tensor = self._convert(self._blocked[name].to_plain, tensor)
         return self._copies.download(tensor)
 
-    def _convert(self, function: str, tensor: tvm_ffi.Tensor) -> tvm_ffi.Tensor:
-        return self._thread.submit(self._functions[function], tensor).result()[0]
+    def _convert(self, function: SegmentSpec, tensor: tvm_ffi.Tensor) -> tvm_ffi.Tensor:
+        (name,) = function.outputs
+        return self.call([function], {name: tensor})[name]
 
     def find_segment(self, name: str) -> SegmentSpec:
         """The segment with this name.
@@ -262,17 +264,20 @@ def load_runtime(device: str) -> None:
             raise ArtifactError(f"{path} cannot be loaded: {error}") from error
 
 
+def _functions_of(artifact: ArtifactSpec) -> list[SegmentSpec]:
+    """The segments, and what changes the layout of tensors."""
+    conversions = ((spec.to_plain, spec.to_blocked) for spec in artifact.blocked)
+    return [*artifact.segments, *(spec for pair in conversions for spec in pair)]
+
+
 def _load_functions(
-    library: Path, artifact: ArtifactSpec, device: tvm_ffi.Device
+    library: Path, functions: Sequence[SegmentSpec], device: tvm_ffi.Device
 ) -> dict[str, tvm_ffi.Function]:
-    """The library's functions, by segment name, in a virtual machine on the device."""
+    """The library's functions by name, in a virtual machine on the device."""
     try:
         machine = tvm_ffi.load_module(library)["vm_load_executable"]()
         machine["vm_initialization"](*_memory_of(device))
-        names = [segment.name for segment in artifact.segments]
-        for spec in artifact.blocked:
-            names += [spec.to_plain, spec.to_blocked]
-        return {name: machine[name] for name in names}
+        return {function.name: machine[function.name] for function in functions}
     except Exception as error:  # TVM raises whatever class its C++ code names
         raise ArtifactError(f"{library} cannot be loaded: {_first_line(error)}") from error
 

@@ -37,13 +37,13 @@ class BlockedSpec:
 
     Args:
         tensor: The tensor's name.
-        to_plain: The library's function that brings it into the layout of its shape.
-        to_blocked: The library's function that brings it into the kernels' layout.
+        to_plain: The function that brings it into the layout of its shape.
+        to_blocked: The function that brings it into the kernels' layout.
     """
 
     tensor: str
-    to_plain: str
-    to_blocked: str
+    to_plain: SegmentSpec
+    to_blocked: SegmentSpec
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import tvm
 from engines import CompiledModel, Partc
+from measuring import PERCENTILE
 from rich.table import Table
 from tvm import relax
 
@@ -18,7 +19,6 @@ from partc.runtime.executor import _configure_workers
 
 _BUILTIN = "vm.builtin."
 _RUNS = 30
-_PERCENTILE = 20
 
 
 @dataclass
@@ -37,7 +37,7 @@ class KernelCalls:
     @property
     def latency_s(self) -> float:
         """What all calls of one run take."""
-        return float(np.percentile(self.seconds, _PERCENTILE, axis=0).sum())
+        return float(np.percentile(self.seconds, PERCENTILE, axis=0).sum())
 
 
 class _Stopwatch:
@@ -90,7 +90,7 @@ def _profile(compiled: CompiledModel, partc: Partc) -> list[KernelCalls]:
 def profile_table(model: str, kernels: list[KernelCalls], latency_s: float) -> Table:
     """Kernels with their shares, and what is left between them."""
     total = sum(kernel.latency_s for kernel in kernels)
-    table = Table(title=f"{model}: kernels, 20th percentile of {_RUNS} runs")
+    table = Table(title=f"{model}: kernels, {PERCENTILE}th percentile of {_RUNS} runs")
     for column in ("ms", "share", "calls"):
         table.add_column(column, justify="right")
     table.add_column("kernel", overflow="fold")

@@ -31,7 +31,7 @@ class BenchmarkModel:
         name: The name.
         load: Makes or reads the model.
         shapes: Shapes of its inputs, where they are dynamic.
-        module: The model in PyTorch, if it comes from there.
+        module: The model in PyTorch, if that is where it comes from.
         package: What must be installed for it, which not every machine can.
     """
 
@@ -50,6 +50,7 @@ class BenchmarkModel:
     def proto(self) -> ModelProto:
         """The model with fixed shapes and all that follows from them folded, for every engine."""
         fixed = fix_shapes(self.load(), self.shapes)
+        _expose_scores(fixed)
         declare_outputs(fixed, self.name)
         return fold(fixed, self.name)
 
@@ -60,17 +61,19 @@ class BenchmarkModel:
 
 
 def light_model(name: str) -> ModelProto:
-    """A model of the ``onnx`` package, which has its graph only, with random weights.
-
-    What enters a softmax is an output, too: most of what could differ is lost in one.
-    """
+    """A model of the ``onnx`` package, which has its graph only, with random weights."""
     path = Path(onnx.__file__).parent / f"backend/test/data/light/light_{name}.onnx"
     model = onnx.load(path)
     _draw_weights(model)
-    softmax = model.graph.node[-1]
-    if softmax.op_type == "Softmax":
-        model.graph.output.append(onnx.ValueInfoProto(name=softmax.input[0]))
     return model
+
+
+def _expose_scores(model: ModelProto) -> None:
+    """Make, in place, what enters a last softmax or sigmoid an output: they hide differences."""
+    outputs = {value.name for value in model.graph.output}
+    for node in model.graph.node:
+        if node.op_type in ("Softmax", "Sigmoid") and node.output[0] in outputs:
+            model.graph.output.append(onnx.ValueInfoProto(name=node.input[0]))
 
 
 def _draw_weights(model: ModelProto) -> None:

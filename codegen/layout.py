@@ -1,0 +1,82 @@
+"""Blocked layout: which lane of which vector holds which channel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How data of shape (N, C, H, W) lie as (N, blocks, H, W, lanes).
+
+    Channels need not lie in order: what rearranges channels changes this description, and moves
+    no data. Lanes that hold no channel hold anything, and nothing that is real may be computed
+    from them.
+
+    Args:
+        lanes: float32 numbers in a vector.
+        blocks: Vectors for each pixel.
+        slots: For each channel the lane that holds it, counted through all blocks.
+    """
+
+    lanes: int
+    blocks: int
+    slots: tuple[int, ...]
+
+    @staticmethod
+    def of(channels: int, lanes: int, groups: int = 1) -> Layout:
+        """Channels in order, each group of them from the beginning of a block on."""
+        each = channels // groups
+        if each % lanes == 0:
+            groups, each = 1, channels
+        blocks = math.ceil(each / lanes)
+        starts = range(0, groups * blocks * lanes, blocks * lanes)
+        slots = tuple(start + channel for start in starts for channel in range(each))
+        return Layout(lanes, groups * blocks, slots)
+
+    @staticmethod
+    def concatenate(layouts: Sequence[Layout]) -> Layout:
+        """The layout of blocks one after the other."""
+        lanes, slots, blocks = layouts[0].lanes, list[int](), 0
+        for layout in layouts:
+            slots += [blocks * lanes + slot for slot in layout.slots]
+            blocks += layout.blocks
+        return Layout(lanes, blocks, tuple(slots))
+
+    @property
+    def channels(self) -> int:
+        return len(self.slots)
+
+    @property
+    def in_order(self) -> bool:
+        """Whether channel c lies in slot c."""
+        return self.slots == tuple(range(self.channels))
+
+    def take(self, channels: Sequence[int]) -> Layout:
+        """The layout of some of the channels, where they are."""
+        return Layout(self.lanes, self.blocks, tuple(self.slots[channel] for channel in channels))
+
+    def shape(self, plain: Sequence[int]) -> tuple[int, ...]:
+        """The shape that data of a plain shape have."""
+        batch, _, *plane = plain
+        return (batch, self.blocks, *plane, self.lanes)
+
+    def pack(self, plain: NDArray[Any]) -> NDArray[Any]:
+        """Arrange (N, C, ...) as (N, blocks, ..., lanes), with zeros where no channel is."""
+        batch, _, *plane = plain.shape
+        packed = np.zeros((batch, self.blocks * self.lanes, *plane), plain.dtype)
+        packed[:, list(self.slots)] = plain
+        split = packed.reshape(batch, self.blocks, self.lanes, *plane)
+        return np.ascontiguousarray(np.moveaxis(split, 2, -1))
+
+    def inverse(self) -> NDArray[np.int32]:
+        """For each slot the channel that it holds, and 0 where it holds none."""
+        channels = np.zeros(self.blocks * self.lanes, np.int32)
+        channels[list(self.slots)] = np.arange(self.channels)
+        return channels

@@ -1,0 +1,121 @@
+"""Convolutions with constant weights."""
+# TVM declares expressions and types only in part.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownParameterType=false, reportUnknownLambdaType=false
+# pyright: reportAttributeAccessIssue=false, reportOptionalSubscript=false
+# pyright: reportOptionalMemberAccess=false, reportArgumentType=false, reportReturnType=false
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tvm import relax
+
+from partc.codegen.emitter import Emitter
+from partc.codegen.kernels.convolution import Window, channel_step, conv2d, pack_weight
+from partc.codegen.kernels.depthwise import depthwise_conv2d, pack_depthwise_weight
+from partc.codegen.kernels.winograd import pack_winograd_weight, winograd_conv2d
+from partc.codegen.kernels.winograd_plan import Layer, choose_winograd
+from partc.codegen.layout import Layout
+from partc.codegen.operators.lowering import Lowering, Rule, Scene, is_float32
+from partc.passes.expressions import as_array, shape_of
+
+
+def _conv2d(call: relax.Call, scene: Scene) -> Lowering | None:
+    data, weight = call.args[0], as_array(call.args[1])
+    if weight is None or not is_float32(*call.args) or call.attrs["data_layout"] != "NCHW":
+        return None
+    window, groups = make_window(call.attrs, weight.shape[2:]), int(call.attrs["groups"])
+    if groups == shape_of(data)[1] == weight.shape[0]:
+        return _depthwise(data, weight, window, scene)
+    tile = _winograd_tile(call, weight, window, groups, scene)
+    if tile is not None:
+        return _winograd(data, weight, window, tile, scene)
+    return _direct(data, weight, window, groups, scene)
+
+
+def _direct(
+    data: relax.Expr, weight: NDArray[Any], window: Window, groups: int, scene: Scene
+) -> Lowering:
+    machine = scene.machine
+    # Few channels do not fill a vector: the first layer reads its image as it comes.
+    reads_plain = scene.layout(data) is None and shape_of(data)[1] < machine.lanes
+    layout = None if reads_plain else scene.layout_or_new(data)
+    step = 1 if reads_plain else channel_step(weight.shape[1], machine.lanes)
+
+    def emit(emitter: Emitter) -> relax.Expr:
+        operands = [
+            emitter.blocked(data, layout) if layout else emitter.plain(data),
+            emitter.weight(pack_weight(weight, groups, step, machine.lanes)),
+        ]
+        if layout and not layout.in_order:
+            operands.append(emitter.weight(np.array(layout.slots, np.int32)))
+        return emitter.kernel(
+            "conv2d",
+            lambda x, w, slots=None: conv2d(x, w, window, groups, machine, slots),
+            *operands,
+        )
+
+    return Lowering(emit, Layout.of(weight.shape[0], machine.lanes, groups))
+
+
+def _depthwise(
+    data: relax.Expr, weight: NDArray[Any], window: Window, scene: Scene
+) -> Lowering:
+    machine, layout = scene.machine, scene.layout_or_new(data)
+    packed = layout.pack(weight.transpose(1, 0, 2, 3))[0]
+
+    def emit(emitter: Emitter) -> relax.Expr:
+        return emitter.kernel(
+            "depthwise_conv2d",
+            lambda x, w: depthwise_conv2d(x, w, window, machine),
+            emitter.blocked(data, layout),
+            emitter.weight(packed),
+        )
+
+    return Lowering(emit, layout)
+
+
+def _winograd_tile(
+    call: relax.Call, weight: NDArray[Any], window: Window, groups: int, scene: Scene
+) -> int | None:
+    """The output tile of a Winograd convolution, where that is possible and faster."""
+    slides = (window.kernel, window.strides, window.dilation) == ((3, 3), (1, 1), (1, 1))
+    layout = scene.layout(call.args[0])
+    if not slides or groups > 1 or layout is None or not layout.in_order:
+        return None
+    batch, out_channels, height, width = shape_of(call)
+    layer = Layer(batch, weight.shape[1], out_channels, height, width)
+    return choose_winograd(layer, scene.machine)
+
+
+def _winograd(
+    data: relax.Expr, weight: NDArray[Any], window: Window, tile: int, scene: Scene
+) -> Lowering:
+    machine, layout = scene.machine, scene.layout_or_new(data)
+
+    def emit(emitter: Emitter) -> relax.Expr:
+        return emitter.kernel(
+            "winograd_conv2d",
+            lambda x, w: winograd_conv2d(x, w, window, machine),
+            emitter.blocked(data, layout),
+            emitter.weight(pack_winograd_weight(weight, tile, machine.lanes)),
+        )
+
+    return Lowering(emit, Layout.of(weight.shape[0], machine.lanes))
+
+
+def make_window(attrs: Any, size: tuple[int, ...]) -> Window:
+    """The window of a convolution or a pool, from its attributes and the window's size."""
+    height, width = (int(extent) for extent in size)
+    top, left, bottom, right = (int(padding) for padding in attrs["padding"])
+    down, across = (int(stride) for stride in attrs["strides"])
+    apart, beside = (int(dilation) for dilation in attrs["dilation"])
+    return Window((height, width), (down, across), (apart, beside), (top, left, bottom, right))
+
+
+RULES: Mapping[str, Rule] = {"conv2d": _conv2d}

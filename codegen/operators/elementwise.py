@@ -1,0 +1,57 @@
+"""Element-wise operators: in whichever layout their operands are."""
+# TVM declares expressions and types only in part.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownParameterType=false, reportUnknownLambdaType=false
+# pyright: reportAttributeAccessIssue=false, reportOptionalSubscript=false
+# pyright: reportOptionalMemberAccess=false, reportArgumentType=false, reportReturnType=false
+
+from __future__ import annotations
+
+from tvm import relax
+
+from partc.codegen.emitter import Emitter
+from partc.codegen.layout import Layout
+from partc.codegen.operators.lowering import Lowering, Scene, is_float32, is_tensor
+from partc.passes.expressions import as_array, constant, shape_of
+
+
+def follow_layout(call: relax.Call, scene: Scene) -> Lowering | None:
+    """Compute in the layout of the first blocked operand, where the others can take it."""
+    shape = shape_of(call)
+    leading = [arg for arg in call.args if scene.layout(arg) and shape_of(arg) == shape]
+    if not leading or not is_float32(call):
+        return None
+    if not all(_fits_blocked(arg, shape) for arg in call.args if is_tensor(arg)):
+        return None
+    layout = scene.layout(leading[0])
+
+    def emit(emitter: Emitter) -> relax.Expr:
+        args = [_operand(arg, layout, emitter) for arg in call.args]
+        return emitter.call(relax.Call(call.op, args, call.attrs, call.ty_args))
+
+    return Lowering(emit, layout)
+
+
+def _fits_blocked(arg: relax.Expr, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor can be brought into the blocked layout of a result of this shape."""
+    own = shape_of(arg)
+    if not is_float32(arg):
+        return False
+    return as_array(arg) is not None or own == () or len(own) == len(shape)
+
+
+def _operand(arg: relax.Expr, layout: Layout, emitter: Emitter) -> relax.Expr:
+    """An operand so that it broadcasts against blocked data."""
+    if not is_tensor(arg) or shape_of(arg) == ():
+        return emitter.plain(arg)
+    array = as_array(arg)
+    if array is not None:
+        array = array.reshape((1,) * (4 - array.ndim) + array.shape)
+        arg = constant(array)
+    batch, channels, *plane = shape_of(arg)
+    if channels == layout.channels:
+        return emitter.blocked(arg, layout)
+    if array is not None:
+        return emitter.plain(constant(array.reshape(batch, 1, *plane, 1)))
+    return emitter.call(relax.op.reshape(emitter.plain(arg), (batch, 1, *plane, 1)))
