@@ -57,12 +57,17 @@ class Tile:
     def accumulators(self) -> int:
         return self.rows * self.blocks
 
+    @property
+    def loads(self) -> int:
+        """What is read in each step; vectors may have to come from the second-level cache."""
+        return self.rows + 2 * self.blocks
+
 
 def choose_tile(machine: Machine, rows: int, blocks: int) -> Tile:
     """The tile that keeps the multiply-add units busiest on so many rows and blocks of columns."""
     return max(
         _tiles(machine, rows, blocks),
-        key=lambda tile: (_efficiency(tile, rows, blocks), -tile.rows - tile.blocks, tile.blocks),
+        key=lambda tile: (_efficiency(tile, rows, blocks), -tile.loads, tile.blocks),
     )
 
 
@@ -82,13 +87,35 @@ def _efficiency(tile: Tile, rows: int, blocks: int) -> float:
     """The share of the peak that a tile can reach.
 
     Two multiply-adds and two loads are issued a cycle; fewer multiply-adds than
-    ``_LATENCY_HIDDEN`` wait for each other.
+    ``_LATENCY_HIDDEN`` wait for each other. Counting steps takes time as well.
     """
     work = _round_up(rows, tile.rows) * _round_up(blocks, tile.blocks)
-    loads = tile.rows + 2 * tile.blocks
-    busy = tile.accumulators / max(tile.accumulators, loads, _LATENCY_HIDDEN)
-    overhead = tile.accumulators / (tile.accumulators + 0.5)
-    return busy * overhead * rows * blocks / work
+    cost = max(tile.accumulators, tile.loads, _LATENCY_HIDDEN) + 1
+    return tile.accumulators / cost * rows * blocks / work
+
+
+@dataclass(frozen=True)
+class _Extents:
+    """A product's axes: those of the stack, those that are rows, the columns and what is summed."""
+
+    stack: list[int]
+    rows: list[int]
+    columns: int
+    depth: int
+
+    def tile(self, machine: Machine) -> Tile:
+        return choose_tile(machine, math.prod(self.rows), math.ceil(self.columns / machine.lanes))
+
+
+def _stack_of(leading: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Divide leading axes into those of a stack and those that together are the rows.
+
+    Only one axis of the rows is longer than 1: TVM would not see that a tile which spans two is
+    still a rectangle.
+    """
+    longer = [index for index, size in enumerate(leading) if size > 1]
+    first = longer[-1] if len(longer) > 1 else 0
+    return list(leading[:first]), list(leading[first:])
 
 
 def _round_up(size: int, multiple: int) -> int:
@@ -117,12 +144,10 @@ def dense(data: te.Tensor, weight: te.Tensor, units: int, machine: Machine) -> t
         (..., M, N).
     """
     *leading, depth = _shape(data)
-    panels, _, panel = _shape(weight)
     stack, rows = _stack_of(leading)
-    tile = choose_tile(machine, math.prod(rows), math.ceil(units / machine.lanes))
     return _product(
-        Extents(stack, rows, units, depth),
-        (tile.rows, panels, panel),
+        _Extents(stack, rows, units, depth),
+        machine,
         lambda z, row, k: data(*_unflatten(z, stack), *_unflatten(row, rows), k),
         lambda _, part, k, column: weight(part, k, column),
     )
@@ -130,9 +155,8 @@ def dense(data: te.Tensor, weight: te.Tensor, units: int, machine: Machine) -> t
 
 def panel_width(shape: Sequence[int], units: int, machine: Machine) -> int:
     """How wide panels of weights are to be, for data of a shape (..., M, K) and N units."""
-    _, rows = _stack_of(shape[:-1])
-    blocks = math.ceil(units / machine.lanes)
-    return choose_tile(machine, math.prod(rows), blocks).blocks * machine.lanes
+    *leading, depth = shape
+    return _Extents(*_stack_of(leading), units, depth).tile(machine).blocks * machine.lanes
 
 
 def matmul(a: te.Tensor, b: te.Tensor, machine: Machine, *, transpose_b: bool = False) -> te.Tensor:
@@ -152,7 +176,8 @@ def matmul(a: te.Tensor, b: te.Tensor, machine: Machine, *, transpose_b: bool = 
     batch = list(np.broadcast_shapes(tuple(batch_a), tuple(batch_b)))
     shared = math.prod(batch_b) == 1
     stack, rows = _stack_of([*batch, height]) if shared else (batch, [height])
-    tile = choose_tile(machine, math.prod(rows), math.ceil(columns / machine.lanes))
+    extents = _Extents(stack, rows, columns, depth)
+    panel = extents.tile(machine).blocks * machine.lanes
 
     def left(z: Any, row: Any, k: Any) -> Any:
         return a(*_broadcast(_unflatten(z, stack) + _unflatten(row, rows), [*batch_a, height]), k)
@@ -161,36 +186,13 @@ def matmul(a: te.Tensor, b: te.Tensor, machine: Machine, *, transpose_b: bool = 
         at = _broadcast(_unflatten(z, [] if shared else stack), batch_b)
         return b(*at, column, k) if transpose_b else b(*at, k, column)
 
-    packed = _packed(
-        right, (1 if shared else math.prod(stack), columns, depth), tile.blocks * machine.lanes
-    )
+    packed = _packed(right, (1 if shared else math.prod(stack), columns, depth), panel)
     return _product(
-        Extents(stack, rows, columns, depth),
-        (tile.rows, _shape(packed)[1], _shape(packed)[3]),
+        extents,
+        machine,
         left,
         lambda z, part, k, column: packed(0 if shared else z, part, k, column),
     )
-
-
-@dataclass(frozen=True)
-class Extents:
-    """A product's axes: those of the stack, those that are rows, the columns and what is summed."""
-
-    stack: Sequence[int]
-    rows: Sequence[int]
-    columns: int
-    depth: int
-
-
-def _stack_of(leading: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Divide leading axes into those of a stack and those that together are the rows.
-
-    Only one axis of the rows is longer than 1: TVM would not see that a tile which spans two is
-    still a rectangle.
-    """
-    longer = [index for index, size in enumerate(leading) if size > 1]
-    first = longer[-1] if len(longer) > 1 else 0
-    return list(leading[:first]), list(leading[first:])
 
 
 def _packed(
@@ -205,12 +207,12 @@ def _packed(
             return entry(z, k, column)
         return tirx.if_then_else(column < columns, entry(z, k, column), 0.0)
 
-    return te.compute((batch, math.ceil(columns / panel), depth, panel), at, name="packed")
+    return _compute((batch, math.ceil(columns / panel), depth, panel), at, "packed")
 
 
 def _product(
-    extents: Extents,
-    tile: tuple[int, int, int],
+    extents: _Extents,
+    machine: Machine,
     left: Callable[[Any, Any, Any], Any],
     right: Callable[[Any, Any, Any, Any], Any],
 ) -> te.Tensor:
@@ -218,36 +220,48 @@ def _product(
 
     Args:
         extents: The product's axes.
-        tile: The rows of a tile, the panels, the width of a panel.
+        machine: What to choose the tile for.
         left: The left operand at (matrix, row, k).
         right: The right operand at (matrix, panel, k, column of the panel).
     """
-    tile_rows, panels, panel = tile
-    rows = math.prod(extents.rows)
-    padded = _round_up(rows, tile_rows)
+    tile = extents.tile(machine)
+    panel = tile.blocks * machine.lanes
+    rows, columns = math.prod(extents.rows), extents.columns
+    padded = _round_up(rows, tile.rows)
+    # The schedule sets the last panel apart only where there are several tiles of rows.
+    skips = padded > tile.rows and math.ceil(columns / machine.lanes) % tile.blocks > 0
     k = te.reduce_axis((0, extents.depth), "k")
 
     def multiply_add(z: Any, row: Any, part: Any, column: Any) -> Any:
         row = row if padded == rows else te.min(row, rows - 1)
-        return te.sum(left(z, row, k) * right(z, part, k, column), axis=k)
+        product = left(z, row, k) * right(z, part, k, column)
+        if skips:
+            block = part * tile.blocks + column // machine.lanes
+            product = tirx.if_then_else(block * machine.lanes < columns, product, 0.0)
+        return te.sum(product, axis=k)
 
-    product = te.compute(
-        (math.prod(extents.stack), padded, panels, panel),
+    product = _compute(
+        (math.prod(extents.stack), padded, math.ceil(columns / panel), panel),
         multiply_add,
-        name="product",
-        attrs=anchor_attrs(RULE, (tile_rows,)),
+        "product",
+        attrs=anchor_attrs(RULE, (tile.rows,)),
     )
+    first_row = len(extents.stack)
 
     def cropped(*at: Any) -> Any:
-        *leading, column = at
-        depth = len(extents.stack)
-        z, row = _flatten(leading[:depth], extents.stack), _flatten(leading[depth:], extents.rows)
-        return product(z, row, column // panel, column % panel)
+        z = _flatten(at[:first_row], extents.stack)
+        row = _flatten(at[first_row:-1], extents.rows)
+        return product(z, row, at[-1] // panel, at[-1] % panel)
 
-    return te.compute((*extents.stack, *extents.rows, extents.columns), cropped, name="cropped")
+    return _compute((*extents.stack, *extents.rows, columns), cropped, "cropped")
 
 
-def _shape(tensor: te.Tensor) -> list[int]:
+def _compute(shape: tuple[int, ...], at: Callable[..., Any], name: str, **attrs: Any) -> te.Tensor:
+    tensor: Any = te.compute(shape, at, name=name, **attrs)  # whose declared type is wrong
+    return tensor
+
+
+def _shape(tensor: Any) -> list[int]:
     return [int(size) for size in tensor.shape]
 
 
