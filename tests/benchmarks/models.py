@@ -49,10 +49,10 @@ class BenchmarkModel:
     @cached_property
     def proto(self) -> ModelProto:
         """The model with fixed shapes and all that follows from them folded, for every engine."""
-        fixed = fix_shapes(self.load(), self.shapes)
-        _expose_scores(fixed)
-        declare_outputs(fixed, self.name)
-        return fold(fixed, self.name)
+        folded = fold(fix_shapes(self.load(), self.shapes), self.name)
+        _expose_scores(folded)
+        declare_outputs(folded, self.name)
+        return folded
 
     @property
     def has_lrn(self) -> bool:

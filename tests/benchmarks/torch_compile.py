@@ -14,7 +14,9 @@ class TorchCompile:
         torch.set_num_threads(threads)  # is compiled in
         torch._dynamo.reset()
         self._inputs = [torch.from_numpy(array) for array in inputs.values()]
-        self._module = torch.compile(module, dynamic=False, options={"freezing": True})
+        self._module = torch.compile(
+            module, fullgraph=True, dynamic=False, options={"freezing": True}
+        )
 
     def run(self) -> tuple[Array, ...]:
         """Outputs, in order."""
