@@ -349,6 +349,27 @@ def _sum_of_stacked(rewriter: _Rewriter, call: relax.Call) -> relax.Expr | None:
     return total
 
 
+def _fold_shuffle(rewriter: _Rewriter, call: relax.Call) -> relax.Expr | None:
+    """Channels that are split in two axes, exchanged and joined again are taken in another order."""
+    exchanged = rewriter.definitions.get(call.args[0])
+    if exchanged is None or op_name(exchanged) != "permute_dims":
+        return None
+    split = rewriter.definitions.get(exchanged.args[0])
+    if split is None or op_name(split) != "reshape" or not _same_type(split.args[0], call):
+        return None
+    groups = shape_of(split)
+    if len(groups) < 4 or len(shape_of(call)) != len(groups) - 1:
+        return None
+    batch, channels, *plane = shape_of(call)
+    swap = [0, 2, 1, *range(3, len(groups))]
+    axes = [int(axis) for axis in exchanged.attrs["axes"] or ()]
+    if axes != swap or [groups[0], *groups[3:]] != [batch, *plane]:
+        return None
+    order = np.arange(channels).reshape(groups[1:3]).T.reshape(-1)
+    indices = constant(order.astype(np.int32))
+    return _typed(relax.op.take(split.args[0], indices, axis=1, mode="clip"), call)
+
+
 def _bound_indices(_: _Rewriter, call: relax.Call) -> relax.Expr | None:
     """Clip indices: in TVM's default mode a wrong one reads whatever memory it leads to."""
     if str(call.attrs["mode"]) != "fast":
@@ -372,6 +393,7 @@ _FUSIONS: Mapping[str, Rule] = {
     "add": _constant_last(_fold_add),
     "conv2d": _fold_pad,
     "multiply": _constant_last(_fold_multiply),
+    "reshape": _fold_shuffle,
     "sum": _sum_of_stacked,
 }
 """What merges a call with the one before it; dead code, which would count as a reader, is gone."""

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from tvm import relax
 
-from partc.codegen.kernels import pool, reduce
+from partc.codegen.kernels import normalise, pool, reduce
 from partc.codegen.operators.lowering import Lowering, Rule, Scene, is_float32
 from partc.codegen.operators.pooling import pool_channels
 from partc.passes.expressions import shape_of
@@ -22,12 +22,12 @@ _PLANE = (2, 3)
 
 def _softmax(call: relax.Call, scene: Scene) -> Lowering | None:
     axis, machine = int(call.attrs["axis"]), scene.machine
-    return _on_plain(call, "softmax", lambda x: reduce.softmax(x, axis, machine))
+    return _on_plain(call, "softmax", lambda x: normalise.softmax(x, axis, machine))
 
 
 def _log_softmax(call: relax.Call, scene: Scene) -> Lowering | None:
     axis, machine = int(call.attrs["axis"]), scene.machine
-    return _on_plain(call, "log_softmax", lambda x: reduce.log_softmax(x, axis, machine))
+    return _on_plain(call, "log_softmax", lambda x: normalise.log_softmax(x, axis, machine))
 
 
 def _layer_norm(call: relax.Call, scene: Scene) -> Lowering | None:
@@ -36,7 +36,7 @@ def _layer_norm(call: relax.Call, scene: Scene) -> Lowering | None:
     return _on_plain(
         call,
         "layer_norm",
-        lambda x, gamma, beta: reduce.layer_norm(x, gamma, beta, axes, epsilon, machine),
+        lambda x, gamma, beta: normalise.layer_norm(x, gamma, beta, axes, epsilon, machine),
     )
 
 
