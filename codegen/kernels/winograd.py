@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,10 +44,12 @@ from partc.codegen.machine import Machine
 
 RULE = "winograd"
 
+# Of tvm.te, whose declared types are wrong.
+Tensor: TypeAlias = Any
+_compute: Any = te.compute
 
-def winograd_conv2d(
-    data: te.Tensor, weight: te.Tensor, window: Window, machine: Machine
-) -> te.Tensor:
+
+def winograd_conv2d(data: Tensor, weight: Tensor, window: Window, machine: Machine) -> Tensor:
     """Convolve blocked data with a 3x3 kernel, stride 1 and dilation 1, giving blocked data.
 
     Args:
@@ -67,7 +69,7 @@ def winograd_conv2d(
     transformed = _transformed_input(data, window, plan, layer)
     product = _multiplied(transformed, weight)
     convolved = _transformed_output(product, plan)
-    return te.compute(
+    return _compute(
         (batch, out_blocks, out_height, out_width, lanes),
         lambda *at: convolved(*at),
         name="winograd_cropped",
@@ -85,7 +87,7 @@ def pack_winograd_weight(weight: NDArray[Any], tile: int, lanes: int) -> NDArray
     return np.ascontiguousarray(split.transpose(0, 3, 2, 1))
 
 
-def _transformed_input(data: te.Tensor, window: Window, plan: Plan, layer: Layer) -> te.Tensor:
+def _transformed_input(data: Tensor, window: Window, plan: Plan, layer: Layer) -> Tensor:
     """(N, groups down, groups across, side, side, register tiles, C/lanes, pixels, lanes)."""
     batch, _, height, width, lanes = (int(size) for size in data.shape)
     side = plan.tile + KERNEL - 1
@@ -101,8 +103,8 @@ def _transformed_input(data: te.Tensor, window: Window, plan: Plan, layer: Layer
         return tirx.if_then_else(inside, data[n, c, h, w, lane], 0.0)
 
     tiles = (batch, *groups, blocks, plan.register_tiles, plan.pixels)
-    patch = te.compute((*tiles, side, side, lanes), read, name="winograd_patch")
-    columns = te.compute(
+    patch = _compute((*tiles, side, side, lanes), read, name="winograd_patch")
+    columns = _compute(
         (*tiles, side, side, lanes),
         lambda *at: _pick(
             at[-2],
@@ -110,7 +112,7 @@ def _transformed_input(data: te.Tensor, window: Window, plan: Plan, layer: Layer
         ),
         name="winograd_input_columns",
     )
-    return te.compute(
+    return _compute(
         (batch, *groups, side, side, plan.register_tiles, blocks, plan.pixels, lanes),
         lambda n, p, q, y, x, j, c, i, lane: _pick(
             x,
@@ -122,12 +124,12 @@ def _transformed_input(data: te.Tensor, window: Window, plan: Plan, layer: Layer
     )
 
 
-def _multiplied(transformed: te.Tensor, weight: te.Tensor) -> te.Tensor:
+def _multiplied(transformed: Tensor, weight: Tensor) -> Tensor:
     """(N, groups down, groups across, O/lanes, side, side, register tiles, pixels, lanes)."""
     *groups, side, _, register_tiles, _, pixels, lanes = map(int, transformed.shape)
     out_blocks, _, channels, _ = map(int, weight.shape)
-    c = te.reduce_axis((0, channels), "c")
-    return te.compute(
+    c: Any = te.reduce_axis((0, channels), "c")
+    return _compute(
         (*groups, out_blocks, side, side, register_tiles, pixels, lanes),
         lambda n, p, q, o, y, x, j, i, lane: te.sum(
             transformed[n, p, q, y, x, j, c // lanes, i, c % lanes]
@@ -138,11 +140,11 @@ def _multiplied(transformed: te.Tensor, weight: te.Tensor) -> te.Tensor:
     )
 
 
-def _transformed_output(product: te.Tensor, plan: Plan) -> te.Tensor:
+def _transformed_output(product: Tensor, plan: Plan) -> Tensor:
     """(N, O/lanes, H, W, lanes), height and width rounded up to whole tiles and groups."""
     batch, down, across, out_blocks, side, _, *tiles, lanes = map(int, product.shape)
     tile = plan.tile
-    columns = te.compute(
+    columns = _compute(
         (batch, down, across, out_blocks, *tiles, side, tile, lanes),
         lambda n, p, q, o, j, i, x, y, lane: _pick(
             y, transform_output(tile, [product[n, p, q, o, k, x, j, i, lane] for k in range(side)])
@@ -158,7 +160,7 @@ def _transformed_output(product: te.Tensor, plan: Plan) -> te.Tensor:
         values = [columns[(*at, k, h % tile, lane)] for k in range(side)]
         return _pick(w % tile, transform_output(tile, values))
 
-    return te.compute(
+    return _compute(
         (batch, out_blocks, down * plan.rows * tile, across * plan.columns * tile, lanes),
         pixel,
         name="winograd",

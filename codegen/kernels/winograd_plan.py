@@ -24,8 +24,10 @@ _MOST_BLOCKS = 4
 _L2_NBYTES_PER_CYCLE = 32
 _L3_NBYTES_PER_CYCLE = 16
 _MEMORY_NBYTES_PER_CYCLE = 10
+_L3_TO_L2 = 16  # how much larger a third-level cache is taken to be
 _TRANSFORM_CYCLES = 3  # for each vector of a transformed tile, in both dimensions together
 _START_CYCLES = 12  # of a register tile: its zeros, and filling the pipelines
+_PRODUCT_EFFICIENCY = 0.9
 _DIRECT_EFFICIENCY = 0.95
 
 
@@ -42,6 +44,9 @@ class Layer:
     def tiles(self, tile: int) -> tuple[int, int]:
         """How many tiles of the output lie below and beside each other."""
         return math.ceil(self.height / tile), math.ceil(self.width / tile)
+
+    def in_blocks(self, machine: Machine) -> int:
+        return math.ceil(self.channels / machine.lanes)
 
     def out_blocks(self, machine: Machine) -> int:
         return math.ceil(self.out_channels / machine.lanes)
@@ -85,15 +90,18 @@ class Plan:
 
 
 def choose_winograd(layer: Layer, machine: Machine) -> int | None:
-    """The output tile that makes a layer fastest, or None if direct convolution is faster."""
-    cycles = {
-        tile: _plan_cycles(layer, plan_winograd(layer, tile, machine), machine) for tile in TILES
-    }
-    best = min(
-        TILES, key=lambda tile: cycles[tile] + _fetch(layer, (tile + KERNEL - 1) ** 2, machine)
-    )
-    winograd = cycles[best] + _fetch(layer, (best + KERNEL - 1) ** 2, machine)
-    return best if winograd < _direct_cycles(layer, machine) else None
+    """The output tile that makes a layer fastest, or None if direct convolution is faster.
+
+    Weights are taken to be in the cache behind the second level's, where other layers' have
+    displaced them from it.
+    """
+
+    def cycles(tile: int) -> float:
+        plan = plan_winograd(layer, tile, machine)
+        return _plan_cycles(layer, plan, machine) + _fetch_cycles(layer, plan.side, machine)
+
+    best = min(TILES, key=cycles)
+    return best if cycles(best) < _direct_cycles(layer, machine) else None
 
 
 def plan_winograd(layer: Layer, tile: int, machine: Machine) -> Plan:
@@ -117,52 +125,75 @@ def _even_parts(size: int) -> list[int]:
 
 
 def _register_tiles(out_blocks: int, tiles: int, machine: Machine) -> Iterator[tuple[int, int]]:
-    """Every (pixels, blocks) whose accumulators and operands fit the registers."""
+    """Every (pixels, blocks) that leaves registers for weights, a pixel and one number more."""
     for blocks in (count for count in range(1, _MOST_BLOCKS + 1) if out_blocks % count == 0):
-        most = min(_MOST_ACCUMULATORS, machine.registers - blocks - 1) // blocks
+        most = min(_MOST_ACCUMULATORS, machine.registers - blocks - 2) // blocks
         for pixels in range(1, min(most, tiles) + 1):
             yield pixels, blocks
 
 
 def _plan_cycles(layer: Layer, plan: Plan, machine: Machine) -> float:
+    """The time of a core of two, which share the work as evenly as its parts allow."""
     groups = layer.batch * math.prod(plan.groups(layer))
-    register_tiles = plan.register_tiles
-    tiles = register_tiles * plan.pixels
-    positions = plan.side**2
-    out_blocks = layer.out_blocks(machine)
-    out_steps = out_blocks // plan.blocks
-    in_blocks = math.ceil(layer.channels / machine.lanes)
-    vector_nbytes = machine.lanes * _FLOAT32_NBYTES
+    product = max(_product_cycles(layer, plan, machine), _weight_cycles(layer, plan.side, machine))
+    group = product + _spill_cycles(layer, plan, machine) + _transform_cycles(layer, plan, machine)
+    parts = groups * (_steps(layer, plan, machine) if plan.whole else 1)
+    return groups * group * math.ceil(parts / 2) * 2 / parts
 
+
+def _product_cycles(layer: Layer, plan: Plan, machine: Machine) -> float:
+    """The multiply-adds of one group."""
     accumulators = plan.pixels * plan.blocks
     issued = max(accumulators, plan.pixels + plan.blocks, _IN_FLIGHT) / _PER_CYCLE
-    started = _START_CYCLES + accumulators
-    multiply = out_steps * positions * register_tiles * (layer.channels * issued + started)
+    register_tile = layer.channels * issued / _PRODUCT_EFFICIENCY + _START_CYCLES + accumulators
+    return _steps(layer, plan, machine) * plan.side**2 * plan.register_tiles * register_tile
 
-    weight_nbytes = positions * layer.channels * out_blocks * vector_nbytes
-    fits = weight_nbytes <= machine.l2_nbytes // 2
-    stream = weight_nbytes / (_L2_NBYTES_PER_CYCLE if fits else _L3_NBYTES_PER_CYCLE)
 
-    input_nbytes = positions * in_blocks * tiles * vector_nbytes
-    result_nbytes = positions * plan.blocks * tiles * vector_nbytes
-    held = input_nbytes * (groups if plan.whole else 1) + result_nbytes
-    spilled = input_nbytes * out_steps if held > machine.l2_nbytes // 2 else 0
+def _transform_cycles(layer: Layer, plan: Plan, machine: Machine) -> float:
+    blocks = layer.in_blocks(machine) + layer.out_blocks(machine)
+    tiles = plan.register_tiles * plan.pixels
+    return _TRANSFORM_CYCLES * plan.side**2 * tiles * blocks
 
-    transform = positions * _TRANSFORM_CYCLES * tiles * (in_blocks + out_blocks)
-    group = max(multiply, stream) + spilled / _L3_NBYTES_PER_CYCLE + transform
-    units = groups * (out_steps if plan.whole else 1)
-    return groups * group * math.ceil(units / 2) * 2 / units
+
+def _weight_cycles(layer: Layer, side: int, machine: Machine) -> float:
+    """What it takes to read all weights once, which each group does."""
+    nbytes = _weight_nbytes(layer, side, machine)
+    if nbytes <= machine.l2_nbytes / 2:
+        return nbytes / _L2_NBYTES_PER_CYCLE
+    if nbytes <= machine.l2_nbytes * _L3_TO_L2:
+        return nbytes / _L3_NBYTES_PER_CYCLE
+    return nbytes / _MEMORY_NBYTES_PER_CYCLE
+
+
+def _spill_cycles(layer: Layer, plan: Plan, machine: Machine) -> float:
+    """What it takes to read a group's transformed input from behind the second-level cache."""
+    tiles = plan.register_tiles * plan.pixels
+    block_nbytes = plan.side**2 * tiles * machine.lanes * _FLOAT32_NBYTES
+    nbytes = block_nbytes * layer.in_blocks(machine)
+    held = nbytes * (math.prod(plan.groups(layer)) * layer.batch if plan.whole else 1)
+    if held + block_nbytes * plan.blocks <= machine.l2_nbytes:
+        return 0.0
+    rate = _L3_NBYTES_PER_CYCLE
+    if held > machine.l2_nbytes * _L3_TO_L2 / 2:
+        rate = _MEMORY_NBYTES_PER_CYCLE
+    return nbytes * (1 + _steps(layer, plan, machine)) / rate
+
+
+def _steps(layer: Layer, plan: Plan, machine: Machine) -> int:
+    """How many times a group's transformed input is read."""
+    return layer.out_blocks(machine) // plan.blocks
 
 
 def _direct_cycles(layer: Layer, machine: Machine) -> float:
     vectors = layer.batch * layer.height * layer.width * layer.out_blocks(machine)
     products = vectors * layer.channels * KERNEL**2
-    fetch = _fetch(layer, KERNEL**2, machine)
-    return products / _PER_CYCLE / _DIRECT_EFFICIENCY + fetch
+    return products / _PER_CYCLE / _DIRECT_EFFICIENCY + _fetch_cycles(layer, KERNEL, machine)
 
 
-def _fetch(layer: Layer, positions: int, machine: Machine) -> float:
-    """The cycles to bring weights from memory, where other layers' have displaced them."""
+def _fetch_cycles(layer: Layer, side: int, machine: Machine) -> float:
+    return _weight_nbytes(layer, side, machine) / _L3_NBYTES_PER_CYCLE
+
+
+def _weight_nbytes(layer: Layer, side: int, machine: Machine) -> int:
     out_channels = layer.out_blocks(machine) * machine.lanes
-    nbytes = positions * layer.channels * out_channels * _FLOAT32_NBYTES
-    return nbytes / _MEMORY_NBYTES_PER_CYCLE if nbytes > machine.l2_nbytes else 0.0
+    return side**2 * layer.channels * out_channels * _FLOAT32_NBYTES
