@@ -1,0 +1,128 @@
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+# TVM ships no types
+"""A window that slides over the plane of every channel: depthwise convolution and pooling.
+
+Data are (N, C/lanes, H, W, lanes). A few neighbouring pixels of the output stay in registers while
+the window is walked. Padding is never stored: each load knows whether it falls into the plane, and
+where it always does, the condition is gone from the code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from tvm import te, tirx
+
+from partc.codegen.kernels.common import (
+    Block,
+    Loop,
+    Sch,
+    anchor_attrs,
+    extent,
+    fuse_tail,
+    tile_of,
+    unroll_inner,
+)
+from partc.codegen.kernels.convolution import Window
+from partc.codegen.machine import Machine
+
+RULE = "sliding window"
+
+Expression: TypeAlias = Any  # of TIR
+
+# Two additions a cycle, each with a latency of four, keep this many sums under way.
+_MAX_TILE = 8
+
+STACK = "global"
+"""Where TVM puts a small buffer that one iteration uses. It allocates a "local" one each time."""
+
+# Shares of work, so that few threads get about the same each.
+_MIN_SHARES = 16
+
+
+def slide(
+    data: te.Tensor,
+    window: Window,
+    output: tuple[int, int],
+    machine: Machine,
+    reduction: Callable[..., Expression],
+    element: Callable[..., Expression],
+    outside: Expression,
+) -> te.Tensor:
+    """Reduce what a window covers, per channel.
+
+    Args:
+        data: (N, C/lanes, H, W, lanes).
+        window: How the window moves.
+        output: Height and width of the result.
+        machine: What to tile for.
+        reduction: ``te.sum`` or ``te.max``.
+        element: What to reduce, of an element of the data and of the (C/lanes, KH, KW, lanes)
+            indices it is under.
+        outside: What to reduce where the window leaves the plane.
+
+    Returns:
+        (N, C/lanes, height, at least width, lanes); ``crop`` takes the excess columns off.
+    """
+    batch, blocks, rows, columns, lanes = map(int, data.shape)
+    height, width = output
+    tile = tile_width(width, machine)
+    ky = te.reduce_axis((0, window.kernel[0]), "ky")
+    kx = te.reduce_axis((0, window.kernel[1]), "kx")
+
+    def covered(n: Any, c: Any, h: Any, w: Any, v: Any) -> Expression:
+        y = h * window.strides[0] + ky * window.dilation[0] - window.padding[0]
+        x = w * window.strides[1] + kx * window.dilation[1] - window.padding[1]
+        inside = tirx.all(y >= 0, y < rows, x >= 0, x < columns)
+        value = element(data[n, c, y, x, v], c, ky, kx, v)
+        return reduction(tirx.if_then_else(inside, value, outside), axis=[ky, kx])
+
+    shape = (batch, blocks, height, -(-width // tile) * tile, lanes)
+    return te.compute(shape, covered, name="window", attrs=anchor_attrs(RULE, (tile,)))
+
+
+def tile_width(width: int, machine: Machine) -> int:
+    """How many neighbouring pixels to compute at once: few that go to waste, then many."""
+    largest = min(_MAX_TILE, machine.registers // 2, width)
+    candidates = range(largest, largest // 2, -1)
+    return min(candidates, key=lambda tile: -(-width // tile) * tile)
+
+
+def crop(
+    result: te.Tensor, width: int, finish: Callable[..., Expression] = lambda value, _h, _w: value
+) -> te.Tensor:
+    """Take off the columns beyond ``width``, and apply ``finish(value, row, column)``."""
+    batch, blocks, height, _, lanes = map(int, result.shape)
+    return te.compute(
+        (batch, blocks, height, width, lanes),
+        lambda n, c, h, w, v: finish(result[n, c, h, w, v], h, w),
+        name="crop",
+    )
+
+
+def schedule_sliding(schedule: Sch, anchor: Block, machine: Machine) -> None:  # noqa: ARG001
+    """Schedule a sliding window and the element-wise blocks behind it."""
+    (tile,) = tile_of(schedule, anchor)
+    tail = fuse_tail(schedule, anchor)
+    schedule.set_scope(anchor, 0, STACK)
+    n, c, h, w, _ = schedule.get_loops(tail)
+    tiles, _ = schedule.split(w, [None, tile])
+    shares, _ = schedule.split(h, [_shares(schedule, n, c, h), None])
+    schedule.parallel(schedule.fuse(n, c, shares))
+    schedule.compute_at(anchor, tiles, preserve_unit_loops=True)
+    *_, pixels, lanes, ky, kx = schedule.get_loops(anchor)
+    schedule.reorder(ky, kx, pixels, lanes)
+    unroll_inner(schedule, anchor, 2)
+    schedule.annotate(tiles, "pragma_loop_partition_hint", 1)
+    unroll_inner(schedule, schedule.decompose_reduction(anchor, ky), 1)
+    unroll_inner(schedule, tail, 1)
+
+
+def _shares(schedule: Sch, n: Loop, c: Loop, h: Loop) -> int:
+    """In how many bands to cut the planes: none if there are planes enough."""
+    planes = extent(schedule, n) * extent(schedule, c)
+    height = extent(schedule, h)
+    divisors = [count for count in range(1, height + 1) if height % count == 0]
+    return next((count for count in divisors if planes * count >= _MIN_SHARES), height)

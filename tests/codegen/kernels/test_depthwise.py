@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from blocked import blocked, compile_fused, normal, plain, planes, windows
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kernels import EVERYWHERE, X86, Kernel, machine_of
+from numpy.typing import NDArray
+from tvm import te
+
+from partc.codegen.kernels.convolution import Window
+from partc.codegen.kernels.depthwise import depthwise_conv2d, pack_depthwise_weight
+from partc.codegen.kernels.sliding import RULE, schedule_sliding, tile_width
+
+SQUARE = Window(kernel=(3, 3), strides=(1, 1), dilation=(1, 1), padding=(1, 1, 1, 1))
+MULTIPLY_ADD = {
+    "x86-64": r"mulps",
+    "x86-64-v3": r"vfmadd\d+ps.*ymm",
+    "x86-64-v4": r"vfmadd\d+ps.*zmm",
+    "raspberry-pi-4": r"fmla\s+v\d+.4s",
+}
+
+
+def reference(
+    data: NDArray[Any], weight: NDArray[Any], window: Window, *, tail: bool
+) -> NDArray[np.float64]:
+    """Padded, convolved and, with a tail, ReLU6 of twice the result."""
+    top, left, bottom, right = window.padding
+    padded = np.pad(data.astype(np.float64), ((0, 0), (0, 0), (top, bottom), (left, right)))
+    convolved = torch.conv2d(
+        torch.from_numpy(padded),
+        torch.from_numpy(weight.astype(np.float64)),
+        stride=window.strides,
+        dilation=window.dilation,
+        groups=len(weight),
+    ).numpy()
+    return np.clip(convolved + convolved, 0, 6) if tail else convolved
+
+
+def compile_depthwise(
+    shape: tuple[int, ...], window: Window, target_name: str, *, tail: bool = False
+) -> Kernel:
+    machine = machine_of(target_name)
+    lanes = machine.lanes
+    batch, channels, *plane = shape
+    blocks = -(-channels // lanes)
+    data = te.placeholder((batch, blocks, *plane, lanes), name="data")
+    weight = te.placeholder((blocks, *window.kernel, lanes), name="weight")
+    result = convolved = depthwise_conv2d(data, weight, window, machine)
+    if tail:
+        residual = te.compute(convolved.shape, lambda *at: convolved(*at) + convolved(*at))
+        result = te.compute(
+            residual.shape, lambda *at: te.min(te.max(residual(*at), 0.0), 6.0), name="relu6"
+        )
+    return compile_fused([data, weight], result, {RULE: schedule_sliding}, target_name)
+
+
+def check(shape: tuple[int, ...], window: Window, target_name: str, *, tail: bool) -> None:
+    lanes = machine_of(target_name).lanes
+    data, weight = normal(*shape), normal(shape[1], 1, *window.kernel)
+    kernel = compile_depthwise(shape, window, target_name, tail=tail)
+    result = kernel(blocked(data, lanes), pack_depthwise_weight(weight, lanes))
+    expected = reference(data, weight, window, tail=tail)
+    rounding = 5e-6 * math.prod(window.kernel) ** 0.5
+    np.testing.assert_allclose(plain(result, shape[1]), expected, rtol=1e-6, atol=rounding)
+
+
+@pytest.mark.parametrize("target_name", X86)
+@settings(max_examples=10, deadline=None)
+@given(st.data())
+def test_agrees_with_float64(target_name: str, data: st.DataObject) -> None:
+    shape = data.draw(planes())
+    window = data.draw(windows(*shape[2:]))
+    check(shape, window, target_name, tail=data.draw(st.booleans()))
+
+
+@pytest.mark.parametrize("target_name", X86)
+@pytest.mark.parametrize(
+    ("shape", "window"),
+    [
+        ((1, 40, 7, 7), Window((3, 3), (1, 1), (1, 1), (1, 1, 1, 1))),
+        ((1, 16, 56, 56), Window((3, 3), (2, 2), (1, 1), (0, 0, 1, 1))),
+        ((1, 24, 3, 40), Window((5, 5), (1, 1), (1, 1), (2, 2, 2, 2))),
+        ((1, 16, 30, 30), Window((31, 31), (1, 1), (1, 1), (15, 15, 15, 15))),
+        ((2, 5, 1, 1), Window((1, 1), (1, 1), (1, 1), (0, 0, 0, 0))),
+        ((1, 3, 9, 1), Window((5, 1), (1, 1), (2, 1), (4, 0, 4, 0))),
+    ],
+)
+def test_layers_of_real_networks(shape: tuple[int, ...], window: Window, target_name: str) -> None:
+    check(shape, window, target_name, tail=True)
+
+
+def test_infinities_at_the_border_stay_where_they_are() -> None:
+    """Padding is nothing, rather than something times zero."""
+    data = normal(1, 16, 6, 20)
+    data[:, :, 0, 0] = np.inf
+    kernel = compile_depthwise(data.shape, SQUARE, "x86-64")
+    result = kernel(blocked(data, 4), pack_depthwise_weight(np.ones((16, 1, 3, 3), np.float32), 4))
+    assert np.isinf(plain(result, 16)[:, :, :2, :2]).all()
+    assert np.isfinite(plain(result, 16)[:, :, :, 2:]).all()
+
+
+@pytest.mark.parametrize("target_name", EVERYWHERE)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_multiplies_whole_vectors_and_copies_nothing(target_name: str, stride: int) -> None:
+    window = Window((3, 3), (stride, stride), (1, 1), (1, 1, 1, 1))
+    kernel = compile_depthwise((1, 64, 56, 56), window, target_name)
+    assembly = kernel.assembly()
+    tile = tile_width(56 // stride, machine_of(target_name))
+    assert len(re.findall(MULTIPLY_ADD[target_name], assembly)) >= 3 * tile
+    assert "AllocWorkspace" not in assembly
+    assert not re.findall(r"vfmadd\d+ss|mulss", assembly)
+
+
+def test_weights_are_packed_by_lane() -> None:
+    weight = normal(5, 1, 2, 3)
+    packed = pack_depthwise_weight(weight, 4)
+    assert packed.shape == (2, 2, 3, 4)
+    np.testing.assert_array_equal(packed[1, :, :, 0], weight[4, 0])
+    np.testing.assert_array_equal(packed[1, :, :, 1:], 0)
+
+
+def test_tiles_waste_few_pixels() -> None:
+    machine = machine_of("x86-64-v4")
+    assert [tile_width(width, machine) for width in (112, 14, 7, 10, 3, 1)] == [8, 7, 7, 5, 3, 1]

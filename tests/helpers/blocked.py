@@ -1,0 +1,66 @@
+"""Arrays in blocked layout, windows to slide over them, and kernels that do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+from kernels import Kernel, Rule, build_kernel, machine_of
+from numpy.typing import NDArray
+from tvm import te
+from tvm.s_tir import Schedule
+
+from partc.codegen.kernels.common import RULE
+from partc.codegen.kernels.convolution import Window
+
+
+def normal(*shape: int) -> NDArray[np.float32]:
+    return np.random.default_rng(0).standard_normal(shape, np.float32)
+
+
+def blocked(values: NDArray[Any], lanes: int) -> NDArray[Any]:
+    """(N, C, ...) as (N, C/lanes, ..., lanes), with NaN in lanes that are no channel."""
+    batch, channels, *plane = values.shape
+    padded = np.full((batch, -(-channels // lanes) * lanes, *plane), np.nan, np.float32)
+    padded[:, :channels] = values
+    return np.ascontiguousarray(np.moveaxis(padded.reshape(batch, -1, lanes, *plane), 2, -1))
+
+
+def plain(values: NDArray[Any], channels: int) -> NDArray[Any]:
+    batch, blocks, *plane, lanes = values.shape
+    return np.moveaxis(values, -1, 2).reshape(batch, blocks * lanes, *plane)[:, :channels]
+
+
+@st.composite
+def planes(draw: st.DrawFn) -> tuple[int, ...]:
+    """(N, C, H, W) of data."""
+    return tuple(draw(st.integers(1, largest)) for largest in (2, 37, 20, 40))
+
+
+@st.composite
+def windows(draw: st.DrawFn, height: int, width: int) -> Window:
+    """Windows that a plane holds; their padding is shorter than they are."""
+    kernel = (draw(st.integers(1, 5)), draw(st.integers(1, 5)))
+    dilation = (draw(st.integers(1, 2)), draw(st.integers(1, 2)))
+    strides = (draw(st.integers(1, 3)), draw(st.integers(1, 3)))
+    spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+    before = [draw(st.integers(0, (span - 1) // 2)) for span in spans]
+    after = [
+        draw(st.integers(max(0, span - size - start), max((span - 1) // 2, span - size - start)))
+        for span, size, start in zip(spans, (height, width), before, strict=True)
+    ]
+    return Window(kernel, strides, dilation, (before[0], before[1], after[0], after[1]))
+
+
+def compile_fused(
+    inputs: Sequence[te.Tensor], output: te.Tensor, rules: Mapping[str, Rule], target_name: str
+) -> Kernel:
+    """Compile anchors of which the schedule takes other blocks away."""
+    schedule: Any = Schedule(te.create_prim_func([*inputs, output]))
+    blocks = schedule.get_child_blocks(schedule.get_sblock("root"))
+    for anchor in [block for block in blocks if RULE in schedule.get(block).annotations]:
+        rule = rules[str(schedule.get(anchor).annotations[RULE])]
+        rule(schedule, anchor, machine_of(target_name))
+    return build_kernel(schedule, output, target_name)
