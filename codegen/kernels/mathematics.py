@@ -68,19 +68,23 @@ _ERF = (
 
 def exp(x: Scalar) -> Scalar:
     """The exponential function of x."""
-    low, high = -87.33, 89.0  # beyond, the power of 2 below would not be a float32
-    return _let(tirx.Select(x < low, _f32(low), tirx.Select(x > high, _f32(high), x)), _exp_inside)
+    return _let(_let(x, _clamp_exponent), _exp_inside)
+
+
+def _clamp_exponent(x: Scalar) -> Scalar:
+    low, high = f32(-87.33), f32(89)  # beyond, the power of 2 below would not be a float32
+    return tirx.Select(x < low, low, tirx.Select(x > high, high, x))
 
 
 def _exp_inside(x: Scalar) -> Scalar:
     """2^n e^r; half of 2^n, as the largest results have 2^128."""
-    shifted = x * _f32(_LOG2_E) + _f32(_ROUNDING + _EXPONENT_BIAS - 1)
+    shifted = x * f32(_LOG2_E) + f32(_ROUNDING + _EXPONENT_BIAS - 1)
     return _let(shifted, lambda s: _let(_remainder(x, s), lambda r: _exp_near_zero(r) * _half(s)))
 
 
 def _remainder(x: Scalar, shifted: Scalar) -> Scalar:
-    whole = shifted - _f32(_ROUNDING + _EXPONENT_BIAS - 1)
-    return _let(whole, lambda n: x - n * _f32(_LN2_HIGH) - n * _f32(_LN2_LOW))
+    whole = shifted - f32(_ROUNDING + _EXPONENT_BIAS - 1)
+    return _let(whole, lambda n: x - n * f32(_LN2_HIGH) - n * f32(_LN2_LOW))
 
 
 def _half(shifted: Scalar) -> Scalar:
@@ -106,32 +110,32 @@ def _log(x: Scalar) -> Scalar:
             n.astype("float32"), _as_float(bits - tirx.shift_left(n, _i32(_MANTISSA_BITS)))
         ),
     )
-    pole = tirx.Select(x < _f32(0), _f32(math.nan), _f32(-math.inf))
-    inside = tirx.Select(x <= _f32(_LARGEST), finite, x)
-    return tirx.Select(x < _f32(_SMALLEST_NORMAL), pole, inside)
+    pole = tirx.Select(x < f32(0), f32(math.nan), f32(-math.inf))
+    inside = tirx.Select(x <= f32(_LARGEST), finite, x)
+    return tirx.Select(x < f32(_SMALLEST_NORMAL), pole, inside)
 
 
 def _log_of_product(n: Scalar, factor: Scalar) -> Scalar:
     """The logarithm of 2^n times a factor near 1."""
     return _let(
-        factor - _f32(1),
-        lambda f: _log1p_near_zero(f, n * _f32(_LN2_LOW)) + n * _f32(_LN2_HIGH),
+        factor - f32(1),
+        lambda f: _log1p_near_zero(f, n * f32(_LN2_LOW)) + n * f32(_LN2_HIGH),
     )
 
 
 def _log1p_near_zero(f: Scalar, more: Scalar) -> Scalar:
     """ln(1 + f), and a little more."""
-    return f + (f * f * (f * _polynomial(_LOG1P, f) - _f32(0.5)) + more)
+    return f + (f * f * (f * _polynomial(_LOG1P, f) - f32(0.5)) + more)
 
 
 def _log1p_of_fraction(x: Scalar) -> Scalar:
     """ln(1 + x) for 0 <= x <= 1, exact where x is tiny."""
-    large = x > _f32(math.sqrt(2) - 1)
+    large = x > f32(math.sqrt(2) - 1)
     return _let(
-        tirx.Select(large, x * _f32(0.5) - _f32(0.5), x),
+        tirx.Select(large, x * f32(0.5) - f32(0.5), x),
         lambda f: (
-            _log1p_near_zero(f, tirx.Select(large, _f32(_LN2_LOW), _f32(0)))
-            + tirx.Select(large, _f32(_LN2_HIGH), _f32(0))
+            _log1p_near_zero(f, tirx.Select(large, f32(_LN2_LOW), f32(0)))
+            + tirx.Select(large, f32(_LN2_HIGH), f32(0))
         ),
     )
 
@@ -150,23 +154,23 @@ def _between_poles(x: Scalar, ratio: tuple[Sequence[float], Sequence[float]], en
     """An odd function that is -1 and 1 beyond its ends."""
     numerator, denominator = ratio
     inside = _let(x * x, lambda y: x * _polynomial(numerator, y) / _polynomial(denominator, y))
-    above = tirx.Select(x > _f32(end), _f32(1), inside)
-    return tirx.Select(x < _f32(-end), _f32(-1), above)
+    above = tirx.Select(x > f32(end), f32(1), inside)
+    return tirx.Select(x < f32(-end), f32(-1), above)
 
 
 def sigmoid(x: Scalar) -> Scalar:
     """The logistic function of x."""
-    return _f32(1) / (_f32(1) + exp(-x))
+    return f32(1) / (f32(1) + exp(-x))
 
 
 def silu(x: Scalar) -> Scalar:
     """The product of x and its logistic function."""
-    return _let(x, lambda x: x / (_f32(1) + exp(-x)))
+    return _let(x, lambda x: x / (f32(1) + exp(-x)))
 
 
 def gelu(x: Scalar) -> Scalar:
     """The product of x and the cumulative normal distribution at x."""
-    return _let(x, lambda x: x * (_f32(0.5) + _f32(0.5) * erf(x * _f32(math.sqrt(0.5)))))
+    return _let(x, lambda x: x * (f32(0.5) + f32(0.5) * erf(x * f32(math.sqrt(0.5)))))
 
 
 def gelu_tanh(x: Scalar) -> Scalar:
@@ -174,8 +178,8 @@ def gelu_tanh(x: Scalar) -> Scalar:
     scale, cubic = math.sqrt(2 / math.pi), 0.044715
 
     def body(x: Scalar) -> Scalar:
-        inner = x * (_f32(scale) + _f32(scale * cubic) * x * x)
-        return x * (_f32(0.5) + _f32(0.5) * tanh(inner))
+        inner = x * (f32(scale) + f32(scale * cubic) * x * x)
+        return x * (f32(0.5) + f32(0.5) * tanh(inner))
 
     return _let(x, body)
 
@@ -185,8 +189,8 @@ def softplus(x: Scalar) -> Scalar:
     return _let(
         x,
         lambda x: (
-            tirx.Select(x < _f32(0), _f32(0), x)
-            + _let(exp(tirx.Select(x < _f32(0), x, -x)), _log1p_of_fraction)
+            tirx.Select(x < f32(0), f32(0), x)
+            + _let(exp(tirx.Select(x < f32(0), x, -x)), _log1p_of_fraction)
         ),
     )
 
@@ -196,18 +200,23 @@ def selu(x: Scalar) -> Scalar:
     alpha, scale = 1.6732632423543772848, 1.0507009873554804934
     return _let(
         x,
-        lambda x: tirx.Select(
-            x < _f32(0), _f32(alpha * scale) * (exp(x) - _f32(1)), _f32(scale) * x
-        ),
+        lambda x: tirx.Select(x < f32(0), f32(alpha * scale) * (exp(x) - f32(1)), f32(scale) * x),
     )
 
 
 def power(x: Scalar, exponent: float) -> Scalar:
     """A power of x with a constant exponent for which ``is_simple_exponent`` holds."""
     if exponent < 0:
-        return _f32(1) / power(x, -exponent)
+        return f32(1) / power(x, -exponent)
     whole, quarters = divmod(round(exponent * 4), 4)
     return _let(x, lambda x: math.prod(_roots(x, quarters), start=_integer_power(x, whole)))
+
+
+def power_of_positive(x: Scalar, exponent: float) -> Scalar:
+    """A power of a number above 0 with any constant exponent."""
+    if is_simple_exponent(exponent):
+        return power(x, exponent)
+    return exp(log(x) * f32(exponent))
 
 
 def is_simple_exponent(exponent: float) -> bool:
@@ -217,7 +226,7 @@ def is_simple_exponent(exponent: float) -> bool:
 
 def _integer_power(x: Scalar, exponent: int) -> Scalar:
     if exponent < 2:
-        return x if exponent else _f32(1)
+        return x if exponent else f32(1)
     square = _let(x * x, lambda y: _integer_power(y, exponent // 2))
     return square * x if exponent % 2 else square
 
@@ -258,8 +267,8 @@ def _legalize_softplus(builder: relax.BlockBuilder, call: Any) -> Any:
     beta, threshold = call.attrs.beta, call.attrs.threshold
 
     def body(x: Scalar) -> Scalar:
-        scaled = x * _f32(beta)
-        return tirx.Select(scaled > _f32(threshold), x, softplus(scaled) / _f32(beta))
+        scaled = x * f32(beta)
+        return tirx.Select(scaled > f32(threshold), x, softplus(scaled) / f32(beta))
 
     return _legalize(builder, call, lambda x: _let(x, body))
 
@@ -291,14 +300,18 @@ def _legalize_by_default(builder: relax.BlockBuilder, call: Any) -> Any:
 
 def _polynomial(coefficients: Sequence[float], x: Scalar) -> Scalar:
     """Horner's scheme; the constant term comes first."""
-    *lower, result = map(_f32, coefficients)
+    *lower, result = map(f32, coefficients)
     for coefficient in reversed(lower):
         result = result * x + coefficient
     return result
 
 
 def _let(value: Scalar, body: Function) -> Scalar:
-    """An expression that uses a value several times and computes it once."""
+    """An expression that uses a value several times and computes it once.
+
+    TVM refuses a function where the same variable is bound twice, so what may hold such an
+    expression must not be repeated otherwise.
+    """
     variable = tirx.Var("value", value.ty)
     return tirx.Let(variable, value, body(variable))
 
@@ -311,7 +324,8 @@ def _as_float(bits: Scalar) -> Scalar:
     return tirx.reinterpret("float32", bits)
 
 
-def _f32(value: float) -> Scalar:
+def f32(value: float) -> Scalar:
+    """A constant."""
     return tirx.const(value, "float32")
 
 

@@ -54,8 +54,9 @@ def compile_kernel(
 ) -> Kernel:
     """Schedule a TE computation by the rules that its anchors name, and compile it."""
     schedule: Any = Schedule(te.create_prim_func([*inputs, output]))
-    for block in schedule.get_child_blocks(schedule.get_sblock("root")):
-        name = schedule.get(block).annotations.get(RULE)
+    blocks = schedule.get_child_blocks(schedule.get_sblock("root"))
+    rule_names = [schedule.get(block).annotations.get(RULE) for block in blocks]
+    for name, block in zip(rule_names, blocks, strict=True):
         if name is not None:
             rules[str(name)](schedule, block, machine_of(target_name))
     return build_kernel(schedule, output, target_name)
