@@ -67,7 +67,7 @@ def choose_tile(machine: Machine, rows: int, blocks: int) -> Tile:
     """The tile that keeps the multiply-add units busiest on so many rows and blocks of columns."""
     return max(
         _tiles(machine, rows, blocks),
-        key=lambda tile: (_efficiency(tile, rows, blocks), -tile.loads, tile.blocks),
+        key=lambda tile: (_efficiency(tile, rows, blocks), tile.accumulators, -tile.loads),
     )
 
 

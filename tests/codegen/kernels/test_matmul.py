@@ -110,7 +110,7 @@ def test_rows_times_weights(
         ((1, 1), 300, 1000),
         ((40,), 24, 1665),  # the last panel is ragged, others come before it in its part
         ((64,), 16, 7 * 64 - 1),
-        ((2, 33), 64, 48),
+        ((2, 13), 64, 48),
         ((1000,), 700, 17),  # rows do not fit the cache
     ],
 )
@@ -155,6 +155,13 @@ def test_stacks_of_matrices(
 @pytest.mark.parametrize("target", X86)
 def test_attention(heads: tuple[int, ...], target: str, transpose_b: bool) -> None:
     check_matmul((*heads, 97, 15), (*heads, 15, 97), transpose_b, target)
+
+
+@pytest.mark.parametrize(
+    ("a_stack", "b_stack"), [((2, 1), (3,)), ((), (2, 3)), ((3, 4), (2, 1, 4)), ((2, 5), (1, 1))]
+)
+def test_stacks_broadcast(a_stack: tuple[int, ...], b_stack: tuple[int, ...]) -> None:
+    check_matmul((*a_stack, 7, 12), (*b_stack, 12, 20), False, "x86-64-v3")
 
 
 def test_a_matrix_for_a_whole_stack_is_read_once() -> None:
