@@ -12,6 +12,24 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
+class Runs:
+    """Channels that lie in runs of one length, each so many slots behind the one before it."""
+
+    length: int
+    stride: int
+
+    def slot(self, channel: Any) -> Any:
+        """Where a channel lies; both may be numbers or expressions."""
+        if self.length == self.stride:
+            return channel
+        return channel // self.length * self.stride + channel % self.length
+
+    def step(self, lanes: int) -> int:
+        """How many channels always lie side by side in one block, from any multiple of it on."""
+        return math.gcd(self.length, lanes)
+
+
+@dataclass(frozen=True)
 class Layout:
     """How data of shape (N, C, H, W) lie as (N, blocks, H, W, lanes).
 
@@ -57,6 +75,22 @@ class Layout:
     def in_order(self) -> bool:
         """Whether channel c lies in slot c."""
         return self.slots == tuple(range(self.channels))
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """The channels as they lie."""
+        return tuple(sorted(range(self.channels), key=self.slots.__getitem__))
+
+    @property
+    def runs(self) -> Runs | None:
+        """The runs in which the channels lie, whatever their order, if all are alike."""
+        slots = sorted(self.slots)
+        breaks = (place for place, slot in enumerate(slots) if slot != place)
+        length = next(breaks, self.channels)
+        runs = Runs(length, slots[length] if length < self.channels else length)
+        if length == 0 or any(slot != runs.slot(place) for place, slot in enumerate(slots)):
+            return None
+        return runs
 
     def take(self, channels: Sequence[int]) -> Layout:
         """The layout of some of the channels, where they are."""

@@ -21,8 +21,8 @@ from tvm.s_tir.dlight.analysis import SBlockInfo, normalize_prim_func
 from tvm.s_tir.dlight.base import ScheduleRule
 
 from partc.codegen.kernels import convolution, layout, matmul, pool, reduce, sliding, winograd
-from partc.codegen.kernels.default import schedule_default
 from partc.codegen.kernels.common import RULE
+from partc.codegen.kernels.default import schedule_default
 from partc.codegen.machine import Machine
 
 # Waking the other threads takes a few microseconds, in which one thread gets this far.

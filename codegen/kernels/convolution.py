@@ -85,7 +85,7 @@ def conv2d(
     window: Window,
     groups: int,
     machine: Machine,
-    slots: te.Tensor | None = None,
+    slot_of: Callable[[Any], Any] = lambda channel: channel,
 ) -> te.Tensor:
     """Convolve blocked or plain data, giving blocked data.
 
@@ -95,7 +95,8 @@ def conv2d(
         window: How the kernel moves.
         groups: Into how many independent groups channels are divided.
         machine: What to choose the tile for.
-        slots: Where blocked data hold each channel, (C,) of int32, unless channel c is in slot c.
+        slot_of: Gives the slot in which blocked data hold a channel; for ``step`` channels from a
+            multiple of that on, these are side by side in one block.
 
     Returns:
         (N, O/lanes, OH, OW, lanes), every group from the beginning of a block on.
@@ -105,7 +106,7 @@ def conv2d(
     height, width = window.output(plane[0], plane[1])
     tile = choose_tile(machine, height, width, blocks // groups)
     rows, columns = _round_up(height, tile.rows), _round_up(width, tile.columns)
-    read = _reader(data, window, rows, columns, slots)
+    read = _reader(data, window, rows, columns, slot_of)
     outer = te.reduce_axis((0, steps), "outer")
     inner = te.reduce_axis((0, step), "inner")
     kh = te.reduce_axis((0, window.kernel[0]), "kh")
@@ -151,22 +152,17 @@ def pack_weight(weight: NDArray[Any], groups: int, step: int, lanes: int) -> NDA
     return np.ascontiguousarray(split.transpose(0, 2, 4, 5, 3, 1))
 
 
-def channel_step(channels: int, lanes: int) -> int:
-    """The longest run of channels that divides both all of them and a block."""
-    return math.gcd(channels, lanes)
-
-
 def choose_tile(machine: Machine, height: int, width: int, blocks: int) -> Tile:
     """The tile that keeps the multiply-add units busiest on a plane of so many channel blocks."""
     return max(
         _tiles(machine, height, width, blocks),
-        key=lambda tile: (_efficiency(machine, tile, height, width), -tile.rows, tile.columns),
+        key=lambda tile: (_efficiency(tile, height, width), -tile.rows, tile.columns),
     )
 
 
 def _tiles(machine: Machine, height: int, width: int, blocks: int) -> Iterator[Tile]:
     """Every tile that registers can hold."""
-    for channel_blocks in (count for count in (1, 2, 3, 4) if blocks % count == 0):
+    for channel_blocks in (count for count in (1, 2, 3, 4, 5, 6) if blocks % count == 0):
         most = _most_pixels(machine, channel_blocks)
         for columns in range(1, min(width, most) + 1):
             yield Tile(1, columns, channel_blocks)
@@ -185,7 +181,7 @@ def _most_pixels(machine: Machine, blocks: int) -> int:
     return free - 1 if blocks == 1 else free // (blocks + 1)
 
 
-def _efficiency(machine: Machine, tile: Tile, height: int, width: int) -> float:
+def _efficiency(tile: Tile, height: int, width: int) -> float:
     """The share of the peak that a tile can reach.
 
     Two multiply-adds and two loads are issued a cycle; multiply-adds of fewer accumulators than
@@ -203,7 +199,7 @@ def _round_up(size: int, multiple: int) -> int:
 
 
 def _reader(
-    data: te.Tensor, window: Window, rows: int, columns: int, slots: te.Tensor | None
+    data: te.Tensor, window: Window, rows: int, columns: int, slot_of: Callable[[Any], Any]
 ) -> Callable[..., Any]:
     """How to read (n, channel, row, column) of the padded input, as far as tiles read it."""
     shape = [int(size) for size in data.shape]
@@ -222,13 +218,13 @@ def _reader(
     lanes = shape[4]
 
     def read(n: Any, channel: Any, row: Any, column: Any) -> Any:
-        slot = channel if slots is None else slots[channel]
+        slot = slot_of(channel)
         return data(n, slot // lanes, row, column, slot % lanes)
 
     return read
 
 
-def schedule_conv2d(schedule: Sch, anchor: Block, machine: Machine) -> None:
+def schedule_conv2d(schedule: Sch, anchor: Block, machine: Machine) -> None:  # noqa: ARG001
     """Tiles in registers, channels of a block in a vector, blocks of channels in parallel."""
     rows, columns, blocks = tile_of(schedule, anchor)
     producers = schedule.get_producers(anchor)

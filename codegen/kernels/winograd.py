@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 from tvm import te, tirx
 
 from partc.codegen.kernels.common import (
+    TILE,
     Block,
     Loop,
     Sch,
     anchor_attrs,
-    extent,
     fuse_tail,
     tile_of,
     unroll_inner,
@@ -40,6 +40,7 @@ from partc.codegen.kernels.winograd_transform import (
     transform_output,
     transform_weight,
 )
+from partc.codegen.layout import Runs
 from partc.codegen.machine import Machine
 
 RULE = "winograd"
@@ -49,7 +50,9 @@ Tensor: TypeAlias = Any
 _compute: Any = te.compute
 
 
-def winograd_conv2d(data: Tensor, weight: Tensor, window: Window, machine: Machine) -> Tensor:
+def winograd_conv2d(
+    data: Tensor, weight: Tensor, window: Window, machine: Machine, runs: Runs | None = None
+) -> Tensor:
     """Convolve blocked data with a 3x3 kernel, stride 1 and dilation 1, giving blocked data.
 
     Args:
@@ -57,6 +60,7 @@ def winograd_conv2d(data: Tensor, weight: Tensor, window: Window, machine: Machi
         weight: What :func:`pack_winograd_weight` returned, (O/lanes, (tile+2)^2, C, lanes).
         window: The kernel's padding.
         machine: What to divide the work for.
+        runs: Where the channels lie; in order if not given.
 
     Returns:
         (N, O/lanes, OH, OW, lanes).
@@ -67,7 +71,7 @@ def winograd_conv2d(data: Tensor, weight: Tensor, window: Window, machine: Machi
     layer = Layer(batch, channels, out_blocks * lanes, out_height, out_width)
     plan = plan_winograd(layer, math.isqrt(positions) - KERNEL + 1, machine)
     transformed = _transformed_input(data, window, plan, layer)
-    product = _multiplied(transformed, weight)
+    product = _multiplied(transformed, weight, runs or Runs(channels, channels))
     convolved = _transformed_output(product, plan)
     return _compute(
         (batch, out_blocks, out_height, out_width, lanes),
@@ -89,10 +93,9 @@ def pack_winograd_weight(weight: NDArray[Any], tile: int, lanes: int) -> NDArray
 
 def _transformed_input(data: Tensor, window: Window, plan: Plan, layer: Layer) -> Tensor:
     """(N, groups down, groups across, side, side, register tiles, C/lanes, pixels, lanes)."""
-    batch, _, height, width, lanes = (int(size) for size in data.shape)
+    batch, blocks, height, width, lanes = (int(size) for size in data.shape)
     side = plan.tile + KERNEL - 1
     groups = plan.groups(layer)
-    blocks = math.ceil(layer.channels / lanes)
     top, left = window.padding[:2]
 
     def read(n: Any, p: Any, q: Any, c: Any, j: Any, i: Any, x: Any, y: Any, lane: Any) -> Any:
@@ -124,7 +127,7 @@ def _transformed_input(data: Tensor, window: Window, plan: Plan, layer: Layer) -
     )
 
 
-def _multiplied(transformed: Tensor, weight: Tensor) -> Tensor:
+def _multiplied(transformed: Tensor, weight: Tensor, runs: Runs) -> Tensor:
     """(N, groups down, groups across, O/lanes, side, side, register tiles, pixels, lanes)."""
     *groups, side, _, register_tiles, _, pixels, lanes = map(int, transformed.shape)
     out_blocks, _, channels, _ = map(int, weight.shape)
@@ -132,11 +135,12 @@ def _multiplied(transformed: Tensor, weight: Tensor) -> Tensor:
     return _compute(
         (*groups, out_blocks, side, side, register_tiles, pixels, lanes),
         lambda n, p, q, o, y, x, j, i, lane: te.sum(
-            transformed[n, p, q, y, x, j, c // lanes, i, c % lanes]
+            transformed[n, p, q, y, x, j, runs.slot(c) // lanes, i, runs.slot(c) % lanes]
             * weight[o, y * side + x, c, lane],
             axis=c,
         ),
         name="winograd_product",
+        attrs={TILE: [runs.step(lanes)]},
     )
 
 
@@ -176,7 +180,7 @@ def _pick(index: Any, values: Sequence[Any]) -> Any:
     return picked
 
 
-def schedule_winograd(schedule: Sch, anchor: Block, machine: Machine) -> None:
+def schedule_winograd(schedule: Sch, anchor: Block, machine: Machine) -> None:  # noqa: ARG001
     """Groups of tiles in parallel, or channel blocks of them if the input is transformed whole."""
     tile, rows, columns, blocks, whole = tile_of(schedule, anchor)
     output = _producer(schedule, anchor)
@@ -197,7 +201,7 @@ def schedule_winograd(schedule: Sch, anchor: Block, machine: Machine) -> None:
     schedule.set_scope(output, 0, "local")
     unroll_inner(schedule, tail, 2)
     schedule.compute_at(product, parallel if whole else o_outer, preserve_unit_loops=True)
-    _schedule_product(schedule, product, machine)
+    _schedule_product(schedule, product)
     _schedule_input(schedule, transformed, None if whole else parallel)
 
 
@@ -206,8 +210,9 @@ def _producer(schedule: Sch, block: Block) -> Block:
     return schedule.get_producers(block)[0]
 
 
-def _schedule_product(schedule: Sch, product: Block, machine: Machine) -> None:
+def _schedule_product(schedule: Sch, product: Block) -> None:
     """Pixels by channel blocks in registers; channels of the input in the innermost loop."""
+    (step,) = tile_of(schedule, product)
     stored = schedule.cache_write(product, 0, "local")
     o, y, x, j, i, lane = schedule.get_loops(stored)[-6:]
     schedule.reorder(y, x, j, o, i, lane)
@@ -217,7 +222,6 @@ def _schedule_product(schedule: Sch, product: Block, machine: Machine) -> None:
     schedule.reorder(y, x, j, c, i, o, lane)
     unroll_inner(schedule, product, 2)
     # Channels of one block lie side by side, which a loop over them alone lets the compiler see.
-    step = math.gcd(extent(schedule, c), machine.lanes)
     c_outer, _ = schedule.split(c, [None, step])
     unroll_inner(schedule, schedule.decompose_reduction(product, c_outer), 2)
 

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,11 +17,11 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from partc.codegen.emitter import Emitter
-from partc.codegen.kernels.convolution import Window, channel_step, conv2d, pack_weight
-from partc.codegen.kernels.depthwise import depthwise_conv2d, pack_depthwise_weight
+from partc.codegen.kernels.convolution import Window, conv2d, pack_weight
+from partc.codegen.kernels.depthwise import depthwise_conv2d
 from partc.codegen.kernels.winograd import pack_winograd_weight, winograd_conv2d
 from partc.codegen.kernels.winograd_plan import Layer, choose_winograd
-from partc.codegen.layout import Layout
+from partc.codegen.layout import Layout, Runs
 from partc.codegen.operators.lowering import Lowering, Rule, Scene, is_float32
 from partc.passes.expressions import as_array, shape_of
 
@@ -30,42 +31,75 @@ def _conv2d(call: relax.Call, scene: Scene) -> Lowering | None:
     if weight is None or not is_float32(*call.args) or call.attrs["data_layout"] != "NCHW":
         return None
     window, groups = make_window(call.attrs, weight.shape[2:]), int(call.attrs["groups"])
-    if groups == shape_of(data)[1] == weight.shape[0]:
+    channels = shape_of(data)[1]
+    if groups == channels == weight.shape[0]:
         return _depthwise(data, weight, window, scene)
-    tile = _winograd_tile(call, weight, window, groups, scene)
+    if scene.layout(data) is None and channels < scene.machine.lanes:
+        return _on_image(data, weight, window, groups, scene)
+    runs = scene.layout_or_new(data).runs
+    if groups > 1 or runs is None:
+        return _direct_by_table(data, weight, window, groups, scene)
+    tile = _winograd_tile(call, weight, window, scene)
     if tile is not None:
-        return _winograd(data, weight, window, tile, scene)
-    return _direct(data, weight, window, groups, scene)
+        return _winograd(data, weight, window, tile, runs, scene)
+    return _direct(data, weight, window, runs, scene)
 
 
-def _direct(
+def _on_image(
     data: relax.Expr, weight: NDArray[Any], window: Window, groups: int, scene: Scene
 ) -> Lowering:
+    """Read few channels as they come: they would not fill a block."""
     machine = scene.machine
-    # Few channels do not fill a vector: the first layer reads its image as it comes.
-    reads_plain = scene.layout(data) is None and shape_of(data)[1] < machine.lanes
-    layout = None if reads_plain else scene.layout_or_new(data)
-    step = 1 if reads_plain else channel_step(weight.shape[1], machine.lanes)
 
     def emit(emitter: Emitter) -> relax.Expr:
-        operands = [
-            emitter.blocked(data, layout) if layout else emitter.plain(data),
-            emitter.weight(pack_weight(weight, groups, step, machine.lanes)),
-        ]
-        if layout and not layout.in_order:
-            operands.append(emitter.weight(np.array(layout.slots, np.int32)))
         return emitter.kernel(
             "conv2d",
-            lambda x, w, slots=None: conv2d(x, w, window, groups, machine, slots),
-            *operands,
+            lambda x, w: conv2d(x, w, window, groups, machine),
+            emitter.plain(data),
+            emitter.weight(pack_weight(weight, groups, 1, machine.lanes)),
         )
 
     return Lowering(emit, Layout.of(weight.shape[0], machine.lanes, groups))
 
 
-def _depthwise(
-    data: relax.Expr, weight: NDArray[Any], window: Window, scene: Scene
+def _direct(
+    data: relax.Expr, weight: NDArray[Any], window: Window, runs: Runs, scene: Scene
 ) -> Lowering:
+    """Read the channels in the order in which they lie."""
+    machine, layout = scene.machine, scene.layout_or_new(data)
+
+    def emit(emitter: Emitter) -> relax.Expr:
+        packed = pack_weight(weight[:, layout.order], 1, runs.step(machine.lanes), machine.lanes)
+        return emitter.kernel(
+            "conv2d",
+            lambda x, w: conv2d(x, w, window, 1, machine, runs.slot),
+            emitter.blocked(data, layout),
+            emitter.weight(packed),
+        )
+
+    return Lowering(emit, Layout.of(weight.shape[0], machine.lanes))
+
+
+def _direct_by_table(
+    data: relax.Expr, weight: NDArray[Any], window: Window, groups: int, scene: Scene
+) -> Lowering:
+    """Look up where each channel lies."""
+    machine, layout = scene.machine, scene.layout_or_new(data)
+    step = math.gcd(weight.shape[1], machine.lanes)
+
+    def emit(emitter: Emitter) -> relax.Expr:
+        return emitter.kernel(
+            "conv2d",
+            lambda x, w, slots: conv2d(x, w, window, groups, machine, slots),
+            emitter.blocked(data, layout),
+            emitter.weight(pack_weight(weight, groups, step, machine.lanes)),
+            emitter.weight(np.array(layout.slots, np.int32)),
+        )
+
+    return Lowering(emit, Layout.of(weight.shape[0], machine.lanes, groups))
+
+
+def _depthwise(data: relax.Expr, weight: NDArray[Any], window: Window, scene: Scene) -> Lowering:
     machine, layout = scene.machine, scene.layout_or_new(data)
     packed = layout.pack(weight.transpose(1, 0, 2, 3))[0]
 
@@ -81,12 +115,10 @@ def _depthwise(
 
 
 def _winograd_tile(
-    call: relax.Call, weight: NDArray[Any], window: Window, groups: int, scene: Scene
+    call: relax.Call, weight: NDArray[Any], window: Window, scene: Scene
 ) -> int | None:
     """The output tile of a Winograd convolution, where that is possible and faster."""
-    slides = (window.kernel, window.strides, window.dilation) == ((3, 3), (1, 1), (1, 1))
-    layout = scene.layout(call.args[0])
-    if not slides or groups > 1 or layout is None or not layout.in_order:
+    if (window.kernel, window.strides, window.dilation) != ((3, 3), (1, 1), (1, 1)):
         return None
     batch, out_channels, height, width = shape_of(call)
     layer = Layer(batch, weight.shape[1], out_channels, height, width)
@@ -94,16 +126,22 @@ def _winograd_tile(
 
 
 def _winograd(
-    data: relax.Expr, weight: NDArray[Any], window: Window, tile: int, scene: Scene
+    data: relax.Expr,
+    weight: NDArray[Any],
+    window: Window,
+    tile: int,
+    runs: Runs,
+    scene: Scene,
 ) -> Lowering:
     machine, layout = scene.machine, scene.layout_or_new(data)
 
     def emit(emitter: Emitter) -> relax.Expr:
+        packed = pack_winograd_weight(weight[:, layout.order], tile, machine.lanes)
         return emitter.kernel(
             "winograd_conv2d",
-            lambda x, w: winograd_conv2d(x, w, window, machine),
+            lambda x, w: winograd_conv2d(x, w, window, machine, runs),
             emitter.blocked(data, layout),
-            emitter.weight(pack_winograd_weight(weight, tile, machine.lanes)),
+            emitter.weight(packed),
         )
 
     return Lowering(emit, Layout.of(weight.shape[0], machine.lanes))

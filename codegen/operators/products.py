@@ -8,14 +8,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
+from typing import Any
 
 from numpy.typing import NDArray
 from tvm import relax
 
 from partc.codegen.emitter import Emitter
-from partc.codegen.kernels.matmul import choose_tile, dense, matmul, pack_weight
+from partc.codegen.kernels.matmul import dense, matmul, pack_weight, panel_width
 from partc.codegen.operators.lowering import Lowering, Rule, Scene, is_float32
 from partc.passes.expressions import as_array, shape_of
 
@@ -40,10 +40,9 @@ def _matmul(call: relax.Call, scene: Scene) -> Lowering | None:
     return Lowering(emit)
 
 
-def _dense(data: relax.Expr, weight: NDArray, scene: Scene) -> Lowering:
+def _dense(data: relax.Expr, weight: NDArray[Any], scene: Scene) -> Lowering:
     machine, units = scene.machine, weight.shape[1]
-    rows = math.prod(shape_of(data)[:-1])
-    panel = choose_tile(machine, rows, math.ceil(units / machine.lanes)).blocks * machine.lanes
+    panel = panel_width(shape_of(data), units, machine)
 
     def emit(emitter: Emitter) -> relax.Expr:
         return emitter.kernel(
