@@ -43,6 +43,7 @@ SERIAL_ELEMENTS = 1 << 15
 _PARALLEL_STEPS = 16  # enough to divide evenly among a few threads
 _LINE = 16  # float32 numbers in a cache line
 _MOST_EDGES = 8  # of formulas along an axis, before code gets too long
+_MOST_REPEATS = 8  # of what is read, before code gets too long
 _MOST_ROWS = 4  # of a tile of results, which takes up to half of the registers
 _MOST_PARTS = 4  # vectors of sums that do not wait for each other
 
@@ -50,6 +51,7 @@ _STEPS_A_PART = 8  # below which joining the parts takes longer than computing t
 
 _SPATIAL, _REDUCED = tirx.IterVar.DataPar, tirx.IterVar.CommReduce
 _COMPARISONS = (tirx.LT, tirx.LE, tirx.GT, tirx.GE)
+_DIVISIONS = (tirx.FloorDiv, tirx.Div)
 
 Expr: TypeAlias = Any
 
@@ -105,6 +107,7 @@ class _Axis:
             that is not one number.
         edges: Between which steps the value changes from one formula to another.
         conditional: Whether the value depends on the step by more than what is read.
+        repeats: How many steps one after the other read the same, as in an enlarged image.
     """
 
     loop: Loop
@@ -114,6 +117,7 @@ class _Axis:
     strides: tuple[int | None, ...]
     edges: tuple[int, ...]
     conditional: bool
+    repeats: int
 
     @property
     def contiguous(self) -> bool:
@@ -151,6 +155,7 @@ def _axes(schedule: Sch, block: Block) -> list[_Axis]:
             accesses.strides(iterator.var),
             accesses.edges(iterator.var, extent(schedule, loop)),
             accesses.decide(iterator.var),
+            accesses.repeats(iterator.var),
         )
         for loop, iterator in zip(loops, iterators, strict=True)
     ]
@@ -166,7 +171,9 @@ class _Accesses:
         self._offsets = [self._offset(store.buffer, store.indices)]
         self._others: list[Expr] = []
         self._comparisons: list[Any] = []
-        tvm_ffi.structural_walk(store.value, [(_COMPARISONS, self._comparisons.append)])
+        self._divisions: list[Any] = []
+        callbacks = [(_COMPARISONS, self._comparisons.append), (_DIVISIONS, self._divisions.append)]
+        tvm_ffi.structural_walk(store.value, callbacks)
         callbacks = [(ir.TensorLoad, self._keep), (tirx.Var, self._others.append)]
         tvm_ffi.structural_walk(store.value, callbacks, order="pre")
 
@@ -179,6 +186,14 @@ class _Accesses:
 
     def decide(self, variable: Expr) -> bool:
         return any(each.same_as(variable) for each in self._others)
+
+    def repeats(self, variable: Expr) -> int:
+        divisors = [
+            int(each.b)
+            for each in self._divisions
+            if each.a.same_as(variable) and isinstance(each.b, tirx.IntImm)
+        ]
+        return min(divisors, default=1)
 
     def _keep(self, load: Any) -> Any:
         self._offsets.append(self._offset(load.source, load.indices))
@@ -264,6 +279,10 @@ def _arrange_inner(schedule: Sch, axes: Sequence[_Axis], machine: Machine) -> li
         return loops
     if inner.contiguous and not inner.conditional:
         return [*loops, _vectorize(schedule, inner, machine)]
+    if 1 < inner.repeats <= _MOST_REPEATS and inner.innermost % inner.repeats == 0:
+        steps, same = schedule.split(inner.loop, [None, inner.repeats])
+        schedule.unroll(same)
+        return [*loops, steps]
     if across and not (inner.contiguous or across.innermost % _LINE or inner.innermost % _LINE):
         return _tile_transposed(schedule, outer, across, inner)
     return [*loops, inner.loop]

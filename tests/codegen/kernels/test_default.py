@@ -71,6 +71,10 @@ MOVES: dict[str, Kernel] = {
         ),
         [(1, 48, 13, 20)],
     ),
+    "enlargement, blocked": (
+        lambda x: op.image.resize2d(x, (26, 40), layout="NCHW16c"),
+        [(1, 2, 13, 20, 16)],
+    ),
     "rows of a table": (
         lambda x: op.take(x, relax.const(np.array([3, 1, 1, 7]), "int64"), 0),
         [(9, 200)],
@@ -216,6 +220,7 @@ def script(name: str, target_name: str = "x86-64-v3") -> str:
 def test_what_is_one_walk_through_memory_is_one_loop() -> None:
     assert script("addition").count("for ") == 1
     assert script("scale and shift").count("for ") == 2
+    assert script("concatenation of channels").count("for ") == 3
 
 
 def test_vectors_are_explicit_where_they_fit() -> None:
@@ -243,6 +248,10 @@ def test_concatenated_rows_are_copied_without_a_question() -> None:
     text = script("concatenation of rows")
     assert "range(T.int64(50))" in text
     assert "range(T.int64(50), T.int64(67))" in text
+
+
+def test_what_is_read_twice_is_written_twice() -> None:
+    assert "T.unroll(T.int64(2))" in script("nearest neighbours")
 
 
 def test_the_results_of_a_tile_stay_in_registers() -> None:
