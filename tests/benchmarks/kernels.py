@@ -21,10 +21,18 @@ import msgspec
 import onnx
 from engines import Arrays, CompiledModel, Engine, OnnxRuntime, Partc, random_inputs
 from kernel_profile import profile, profile_table
-from measuring import PERCENTILE, Times, alternate, count_busy_cores, deviation, geometric_mean
+from measuring import (
+    PERCENTILE,
+    Neighbours,
+    Times,
+    alternate,
+    count_busy_cores,
+    deviation,
+    geometric_mean,
+)
 from models import MODELS, BenchmarkModel
 from peak import measure_peak_gflops
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 
 from partc.codegen.verify import TOLERANCE
@@ -37,6 +45,7 @@ from partc.targets.target import Target, load_target
 
 _BARS = {1: (1.25, 1.0), 2: (1.1, 0.95)}  # threads: mean of the ratios, least of them
 _BAR_WITHOUT_LRN = {1: 1.15}
+_QUIET_CORES = 0.1
 
 _SEGMENTED = ("squeezenet", "resnet50", "efficientnet-lite0")
 _SEGMENTS = 6
@@ -54,8 +63,9 @@ _PROGRESS = Console(stderr=True, highlight=False)
 class Comparison:
     """One model on so many threads.
 
-    ``torch`` is why torch.compile has no times, where it has none; ``deviation`` is partc's from
-    ONNX Runtime, relative to the largest value.
+    ``torch`` is why torch.compile has no times, where it has none. ``deviation`` is partc's from
+    ONNX Runtime, relative to the largest value. ``busy_cores`` is how many cores partc uses,
+    ``disturbance`` how many other processes used meanwhile.
     """
 
     model: BenchmarkModel
@@ -67,6 +77,7 @@ class Comparison:
     torch: Times | str
     deviation: float
     busy_cores: float
+    disturbance: float
 
     @property
     def ratio(self) -> float:
@@ -158,7 +169,9 @@ def _compare_on(
     if not isinstance(torch, str):
         engines["torch"] = torch
     _PROGRESS.print(f"Timing {model.name} on {_count(threads)}")
+    neighbours = Neighbours()
     times = alternate(engines, seconds)
+    disturbance = neighbours.count_cores()
     _PROGRESS.print(", ".join(f"{name} {each.least_ms:.3f} ms" for name, each in times.items()))
     return Comparison(
         model=model,
@@ -170,6 +183,7 @@ def _compare_on(
         torch=times.get("torch") or str(torch),
         deviation=deviation(partc.requests.run(), expected),
         busy_cores=count_busy_cores(partc),
+        disturbance=disturbance,
     )
 
 
@@ -193,12 +207,15 @@ def _compile_by_torch(
     return compiled
 
 
-def _comparison_table(comparisons: Sequence[Comparison]) -> Table:
+def _comparison_table(comparisons: Sequence[Comparison]) -> Group:
     threads = comparisons[0].threads
     _PROGRESS.print(f"Measuring the peak of {_count(threads)}")
     peak_gflops = measure_peak_gflops(threads)
+    title = (
+        f"{_count(threads)}, multiply-add peak {peak_gflops:.0f} GFLOP/s; "
+        f"ms: least ({PERCENTILE}th percentile); ratio: ONNX Runtime / partc"
+    )
     table = _table(
-        f"{_count(threads)}, peak {peak_gflops:.0f} GFLOP/s; ms: least ({PERCENTILE}th percentile)",
         "model",
         "GFLOP",
         "ONNX Runtime ms",
@@ -223,8 +240,8 @@ def _comparison_table(comparisons: Sequence[Comparison]) -> Table:
             str(each.request),
             f"{each.deviation:.1e}",
         )
-    table.caption = "\n".join([*_judgements(comparisons), *_reasons(comparisons)])
-    return table
+    notes = (_judgements(comparisons), _reasons(comparisons), _disturbances(comparisons))
+    return _section(title, table, *(line for lines in notes for line in lines))
 
 
 def _judgements(comparisons: Sequence[Comparison]) -> list[str]:
@@ -256,12 +273,23 @@ def _reasons(comparisons: Sequence[Comparison]) -> list[str]:
     return [f"torch.compile: {why}: {', '.join(names)}" for why, names in missing.items()]
 
 
+def _disturbances(comparisons: Sequence[Comparison]) -> list[str]:
+    """What else ran, if it was enough to spoil the figures."""
+    worst = max(comparisons, key=lambda each: each.disturbance)
+    if worst.disturbance < _QUIET_CORES:
+        return []
+    return [
+        f"DISTURBED: other processes kept {worst.disturbance:.1f} cores busy "
+        f"while {worst.model.name} ran; run again on a quiet machine"
+    ]
+
+
 # Segments ----------------------------------------------------------------------------------------
 
 
-def _segment_table(models: Sequence[BenchmarkModel], seconds: float) -> Table:
+def _segment_table(models: Sequence[BenchmarkModel], seconds: float) -> Group:
+    title = f"Segments, 1 thread; ms: least ({PERCENTILE}th percentile); bar {_SEGMENT_BAR:.0%}"
     table = _table(
-        f"Segments, one thread; ms: least ({PERCENTILE}th percentile); bar {_SEGMENT_BAR:.0%}",
         "model",
         "segments",
         "one segment ms",
@@ -284,7 +312,7 @@ def _segment_table(models: Sequence[BenchmarkModel], seconds: float) -> Table:
             str(times["split"]),
             f"{times['split'].least_ms / times['whole'].least_ms - 1:+.1%}",
         )
-    return table
+    return _section(title, table)
 
 
 def _even_cuts(graph: LayerGraph) -> list[Cut]:
@@ -297,11 +325,9 @@ def _even_cuts(graph: LayerGraph) -> list[Cut]:
 # Compiling ---------------------------------------------------------------------------------------
 
 
-def _compilation_table() -> Table:
+def _compilation_table() -> Group:
     _PROGRESS.print(f"Compiling {_COMPILED} for a device and a server")
-    table = _table(
-        f"Compiling for x86-64 and native together; bar {_COMPILE_BAR}", "model", "s", "peak GB"
-    )
+    table = _table("model", "s", "peak GB")
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / f"{_COMPILED}.onnx"
         onnx.save(MODELS[_COMPILED].proto, file)
@@ -309,7 +335,7 @@ def _compilation_table() -> Table:
         command += ["--server", "native", "-o", str(Path(directory) / "bundle")]
         seconds, peak_nbytes = _run_measured(command)
     table.add_row(_COMPILED, f"{seconds:.1f}", f"{peak_nbytes / 1e9:.2f}")
-    return table
+    return _section(f"Compiling for x86-64 and native together; bar {_COMPILE_BAR}", table)
 
 
 def _run_measured(command: Sequence[str]) -> tuple[float, int]:
@@ -348,8 +374,12 @@ def _count(threads: int) -> str:
     return "1 thread" if threads == 1 else f"{threads} threads"
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", caption_justify="left")
+def _section(title: str, table: Table, *notes: str) -> Group:
+    return Group(title, table, *notes, "")
+
+
+def _table(*columns: str) -> Table:
+    table = Table()
     for column in columns:
         table.add_column(column, justify="left" if column == "model" else "right", no_wrap=True)
     return table

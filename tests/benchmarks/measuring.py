@@ -5,9 +5,11 @@ ONNX Runtime's threads spin for up to 100 ms after a run, and would halve what i
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from engines import Arrays, Engine
@@ -33,6 +35,27 @@ class Times:
 
     def __str__(self) -> str:
         return f"{self.least_ms:.3f} ({self.percentile_ms:.3f})"
+
+
+class Neighbours:
+    """What other processes do to this machine from now on."""
+
+    def __init__(self) -> None:
+        self._started_s = time.perf_counter()
+        self._busy_s = _busy_elsewhere_s()
+
+    def count_cores(self) -> float:
+        """How many cores they kept busy, on average."""
+        return (_busy_elsewhere_s() - self._busy_s) / (time.perf_counter() - self._started_s)
+
+
+def _busy_elsewhere_s() -> float:
+    """CPU seconds of all processes but this one; ``man proc_stat`` lists the columns."""
+    user, nice, system, _idle, _iowait, irq, softirq, steal, *_ = map(
+        int, Path("/proc/stat").read_text().splitlines()[0].split()[1:]
+    )
+    ticks = user + nice + system + irq + softirq + steal
+    return ticks / os.sysconf("SC_CLK_TCK") - time.process_time()
 
 
 def alternate(engines: Mapping[str, Engine], budget_s: float) -> dict[str, Times]:
@@ -74,10 +97,11 @@ def deviation(found: Arrays, expected: Arrays) -> float:
     What is always allowed is no more of an output that is small all over than of a larger one.
     """
     smallest = FLOOR / TOLERANCE
-    return max(
-        float(np.abs(found[name] - array).max() / max(np.abs(array).max(), smallest))
+    deviations = [
+        np.abs(found[name] - array).max() / max(np.abs(array).max(), smallest)
         for name, array in expected.items()
-    )
+    ]
+    return float(np.max(deviations))  # which is NaN if any is
 
 
 def geometric_mean(values: Sequence[float]) -> float:

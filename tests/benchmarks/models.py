@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto
 
 from partc.frontends.onnx_fold import fold
-from partc.frontends.onnx_shapes import declare_outputs, fix_shapes
+from partc.frontends.onnx_shapes import fix_shapes
 
 _BATCH_NORM_SCALE = 1
 _BATCH_NORM_VARIANCE = 4
@@ -49,10 +49,9 @@ class BenchmarkModel:
     @cached_property
     def proto(self) -> ModelProto:
         """The model with fixed shapes and all that follows from them folded, for every engine."""
-        folded = fold(fix_shapes(self.load(), self.shapes), self.name)
-        _expose_scores(folded)
-        declare_outputs(folded, self.name)
-        return folded
+        fixed = fix_shapes(self.load(), self.shapes)
+        _expose_scores(fixed)
+        return fold(fixed, self.name)
 
     @property
     def has_lrn(self) -> bool:
@@ -70,10 +69,12 @@ def light_model(name: str) -> ModelProto:
 
 def _expose_scores(model: ModelProto) -> None:
     """Make, in place, what enters a last softmax or sigmoid an output: they hide differences."""
-    outputs = {value.name for value in model.graph.output}
+    outputs = {value.name: value for value in model.graph.output}
     for node in model.graph.node:
         if node.op_type in ("Softmax", "Sigmoid") and node.output[0] in outputs:
-            model.graph.output.append(onnx.ValueInfoProto(name=node.input[0]))
+            scores = model.graph.output.add()
+            scores.CopyFrom(outputs[node.output[0]])
+            scores.name = node.input[0]
 
 
 def _draw_weights(model: ModelProto) -> None:
