@@ -220,7 +220,7 @@ def script(name: str, target_name: str = "x86-64-v3") -> str:
 def test_what_is_one_walk_through_memory_is_one_loop() -> None:
     assert script("addition").count("for ") == 1
     assert script("scale and shift").count("for ") == 2
-    assert script("concatenation of channels").count("for ") == 3
+    assert "range(T.int64(81))" in script("concatenation of channels")
 
 
 def test_vectors_are_explicit_where_they_fit() -> None:
