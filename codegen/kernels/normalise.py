@@ -8,33 +8,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from tvm import te, tirx
 
 from partc.codegen.kernels import mathematics
 from partc.codegen.kernels.mathematics import Scalar
 from partc.codegen.kernels.reduce import (
+    ELEMENTS_ATTRS,
     MAXIMUM,
-    STAGE_ATTRS,
     SUM,
+    Rows,
     element_of,
     rows_of,
     sorted_axes,
 )
 from partc.codegen.machine import Machine
 
+_STACK_NBYTES = 1024  # TVM's limit
+
 
 def softmax(x: te.Tensor, axis: int, machine: Machine) -> te.Tensor:
     """Exponentials along an axis, divided by their sum."""
     rows, reduction = rows_of(x, (axis,), machine)
+    reduction = replace(reduction, together=_rows_together(rows, machine))
     greatest = reduction.of(MAXIMUM, element_of(rows, x), "greatest")
     exponential = te.compute(
         (rows.count[0], rows.length, rows.count[1]),
-        lambda outer, position, inner: mathematics.exp(
+        lambda outer, position, inner: mathematics.exp_of_negative(
             x(*rows.index((outer, inner), position)) - greatest(outer, inner)
         ),
         name="exponential",
-        attrs=STAGE_ATTRS,
+        attrs=ELEMENTS_ATTRS,
     )
     scale = reduction.of(
         SUM,
@@ -51,13 +56,27 @@ def softmax(x: te.Tensor, axis: int, machine: Machine) -> te.Tensor:
     return te.compute(x.shape, normalised, name="softmax")
 
 
+def _rows_together(rows: Rows, machine: Machine) -> int:
+    """How many rows to do together, so that memory for their exponentials is asked for once.
+
+    TVM keeps a short row on the stack. Of long ones, some fit the cache.
+    """
+    count, nbytes = rows.count[0], 4 * rows.length
+    if nbytes < _STACK_NBYTES:
+        return 1
+    most = max(1, min(count // 8, machine.l1_nbytes // (4 * nbytes)))
+    return max(size for size in range(1, most + 1) if count % size == 0)
+
+
 def log_softmax(x: te.Tensor, axis: int, machine: Machine) -> te.Tensor:
     """The logarithm of the softmax along an axis."""
     rows, reduction = rows_of(x, (axis,), machine)
     greatest = reduction.of(MAXIMUM, element_of(rows, x), "greatest")
     total = reduction.of(
         SUM,
-        lambda row, position: mathematics.exp(x(*rows.index(row, position)) - greatest(*row)),
+        lambda row, position: mathematics.exp_of_negative(
+            x(*rows.index(row, position)) - greatest(*row)
+        ),
         "total",
         finish=mathematics.log,
         anchor=True,

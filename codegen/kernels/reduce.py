@@ -7,14 +7,14 @@
 
 A row is reduced in vectors of partial results, which are then folded. Where vectors do not divide
 it, the last one starts early, so that everything is read in whole vectors: what it reads again
-changes no maximum, and is masked from a sum.
+changes no maximum, and is kept out of a sum.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -28,9 +28,11 @@ from partc.codegen.machine import Machine
 
 RULE = "reduce"
 
-# The annotation of a block that is computed for one row at a time.
+# The annotation of a block before the anchor: whether it keeps the elements of all rows that are
+# done together, rather than something of one row.
 _STAGE = "partc.stage"
-STAGE_ATTRS = {_STAGE: True}
+STAGE_ATTRS = {_STAGE: False}
+ELEMENTS_ATTRS = {_STAGE: True}
 
 # Cycles until an addition's result can be added to; as many vectors are summed side by side.
 _LATENCY = 4
@@ -82,17 +84,15 @@ class Rows:
 
     def row_of(self, index: Sequence[Scalar]) -> tuple[Scalar, Scalar]:
         """In which row an element of the tensor is."""
-        return self._flat(self.outer, index), self._flat(self.inner, index)
+        outer, inner = (flat_index(self.shape, axes, index) for axes in (self.outer, self.inner))
+        return outer, inner
 
     def position_of(self, index: Sequence[Scalar]) -> Scalar:
         """Where in its row an element of the tensor is."""
-        return self._flat(self.reduced, index)
+        return flat_index(self.shape, self.reduced, index)
 
     def _size(self, axes: Sequence[int]) -> int:
         return math.prod(self.shape[axis] for axis in axes)
-
-    def _flat(self, axes: Sequence[int], index: Sequence[Scalar]) -> Scalar:
-        return functools.reduce(lambda flat, axis: flat * self.shape[axis] + index[axis], axes, 0)
 
     def _along(self, axes: Sequence[int], flat: Scalar) -> dict[int, Scalar]:
         index: dict[int, Scalar] = {}
@@ -100,6 +100,11 @@ class Rows:
             index[axis] = flat % self.shape[axis]
             flat = flat // self.shape[axis]
         return index | dict.fromkeys(axes[:1], flat)
+
+
+def flat_index(shape: Sequence[int], axes: Sequence[int], index: Sequence[Scalar]) -> Scalar:
+    """The number of an element along some axes, taken together."""
+    return functools.reduce(lambda flat, axis: flat * shape[axis] + index[axis], axes, 0)
 
 
 @dataclass(frozen=True)
@@ -133,6 +138,7 @@ class Reduction:
     rows: Rows
     machine: Machine
     keepdims: bool = True
+    together: int = 1
 
     def of(
         self,
@@ -152,7 +158,7 @@ class Reduction:
             finish: What to do with the result.
             anchor: Whether this is the last reduction.
         """
-        attrs = anchor_attrs(RULE, self._places) if anchor else STAGE_ATTRS
+        attrs = anchor_attrs(RULE, self._plan) if anchor else STAGE_ATTRS
         partial = self._columns if self.rows.count[1] > 1 else self._vectors
         folded = partial(reducer, value, name)
         return te.compute(
@@ -177,10 +183,13 @@ class Reduction:
         return self.of(SUM, value, name, finish=lambda sum_: finish(sum_ / length), anchor=anchor)
 
     @property
-    def _places(self) -> tuple[int, ...]:
-        """How many outer axes there are, and which of the result they and the inner ones are."""
+    def _plan(self) -> tuple[int, ...]:
+        """How many rows to do together, how many outer axes there are, all that are kept."""
         kept = (*self.rows.outer, *self.rows.inner)
-        return (len(self.rows.outer), *(kept if self.keepdims else range(len(kept))))
+        if self.rows.count[1] == 1:
+            kept = self.rows.outer
+        axes = kept if self.keepdims else range(len(kept))
+        return (self.together, len(self.rows.outer), *axes)
 
     def _columns(self, reducer: Reducer, value: Value, name: str) -> te.Tensor:
         position = te.reduce_axis((0, self.rows.length), "position")
@@ -193,21 +202,34 @@ class Reduction:
 
     def _vectors(self, reducer: Reducer, value: Value, name: str) -> te.Tensor:
         length, width = self.rows.length, _width(self.rows.length, self.machine.lanes)
-        group = te.reduce_axis((0, math.ceil(length / width)), "group")
+        group = te.reduce_axis((0, length // width), "group")
 
         def partial(*at: Scalar) -> Scalar:
             *row, lane = at
-            position = tirx.min(group * width, length - width) + lane
-            element = value(row, position)
-            if length % width and not reducer.idempotent:
-                fresh = position >= group * width
-                element = tirx.Select(fresh, element, reducer.identity(str(element.ty.dtype)))
-            return reducer.along(group, element)
+            return reducer.along(group, value(row, group * width + lane))
 
         partials = te.compute(
             (*self.rows.count, width), partial, name=f"{name}_vectors", attrs=STAGE_ATTRS
         )
+        if length % width:
+            partials = self._with_rest(reducer, value, partials, name)
         return self._fold(reducer, partials, name)
+
+    def _with_rest(
+        self, reducer: Reducer, value: Value, partials: te.Tensor, name: str
+    ) -> te.Tensor:
+        """What was left over too, in a vector that starts early enough to end with the row."""
+        length, width = self.rows.length, _last(partials)
+
+        def with_rest(*at: Scalar) -> Scalar:
+            *row, lane = at
+            element = value(row, length - width + lane)
+            if not reducer.idempotent:
+                identity = reducer.identity(str(element.ty.dtype))
+                element = tirx.Select(lane >= width - length % width, element, identity)
+            return reducer.combine(partials(*at), element)
+
+        return te.compute(partials.shape, with_rest, name=f"{name}_rest", attrs=STAGE_ATTRS)
 
     def _fold(self, reducer: Reducer, partials: te.Tensor, name: str) -> te.Tensor:
         while _last(partials) > _FOLD:
@@ -359,31 +381,52 @@ def element_of(rows: Rows, x: te.Tensor) -> Value:
 
 
 def schedule_reduce(schedule: Sch, anchor: Block, machine: Machine) -> None:
-    """A row, or as many as fill some vectors, at a time and from the cache; in parallel."""
-    outer_axes, inner_axes = _axes_of(schedule, anchor)
+    """A few rows, or as many as fill some vectors, at a time and from the cache; in parallel."""
+    together, count, *axes = tile_of(schedule, anchor)
     stages = _stages(schedule, anchor)
     tail = fuse_tail(schedule, anchor)
     schedule.set_scope(anchor, 0, "global")  # TVM keeps what is small on the stack only there
-    loops = schedule.get_loops(tail)
-    outer, inner = ([loops[axis] for axis in axes] for axes in (outer_axes, inner_axes))
-    rest = [loop for axis, loop in enumerate(loops) if axis not in {*outer_axes, *inner_axes}]
+    outer, rest, inner = _flatten(schedule, tail, axes[:count], axes[count:])
+    row, several = schedule.split(outer, [None, together])
     if inner:
-        tile = _tile([extent(schedule, loop) for loop in inner], machine.lanes)
-        tiles, columns = schedule.split(schedule.fuse(*inner), [None, tile])
-        outer, rest = [*outer, tiles], [*rest, columns]
-    schedule.reorder(*outer, *rest)
-    row = schedule.fuse(*outer) if outer else schedule.add_unit_loop(rest[0] if rest else tail)
+        tile = _tile(extent(schedule, inner[0]), machine.lanes)
+        tiles, columns = schedule.split(inner[0], [None, tile])
+        schedule.reorder(row, tiles, several, *rest, columns)
+        row = schedule.fuse(row, tiles)
     if extent(schedule, row) > 1:
         schedule.parallel(row)
+    place = several
     for stage in (anchor, *reversed(stages)):
-        schedule.compute_at(stage, row, preserve_unit_loops=True)
+        whole = schedule.get(stage).annotations.get(_STAGE)
+        schedule.compute_at(stage, row if whole else place, preserve_unit_loops=True)
+        place = _below(schedule, stage, row)[0]
     for stage in (*stages, anchor, tail):
         _vectorize(schedule, stage, row, bool(inner), machine)
 
 
-def _axes_of(schedule: Sch, anchor: Block) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    count, *axes = tile_of(schedule, anchor)
-    return tuple(axes[:count]), tuple(axes[count:])
+def _flatten(
+    schedule: Sch, tail: Block, outer: Sequence[int], inner: Sequence[int]
+) -> tuple[Loop, list[Loop], list[Loop]]:
+    """Give a tail one loop over outer axes, at most one over inner ones and one over all others.
+
+    Its index becomes a row's number, which TVM would not see in a fused loop.
+    """
+    loops = schedule.get_loops(tail)
+    shape = [extent(schedule, loop) for loop in loops]
+    index_dtype = str(schedule.get(loops[0]).loop_var.ty) if loops else "int32"
+    others = [axis for axis in range(len(shape)) if axis not in {*outer, *inner}]
+    groups = [axes for axes in (outer, others, inner) if axes]
+    if groups:
+        flat = tirx.IndexMap.from_func(
+            lambda *index: [flat_index(shape, axes, index) for axes in groups],
+            ndim=len(shape),
+            index_dtype=index_dtype,
+        )
+        schedule.transform_block_layout(tail, flat)
+    loops = schedule.get_loops(tail)
+    if not outer:
+        loops = [schedule.add_unit_loop(loops[0] if loops else tail), *loops]
+    return loops[0], loops[1 : 1 + bool(others)], loops[1 + bool(others) :]
 
 
 def _stages(schedule: Sch, anchor: Block) -> list[Block]:
@@ -399,22 +442,12 @@ def _stages(schedule: Sch, anchor: Block) -> list[Block]:
     return stages
 
 
-def _tile(shape: Sequence[int], lanes: int) -> int:
-    """How many columns to reduce side by side, whole vectors if possible.
-
-    It runs along the last axes only, or TVM could not tell that a tile's columns are neighbours.
-    """
-    aligned = [size for size in _aligned(shape) if size <= _WIDEST * lanes]
-    whole = [size for size in aligned if size % lanes == 0 and size <= _LATENCY * lanes]
-    best = max(whole or aligned)
-    return best if best >= lanes else math.prod(shape)
-
-
-def _aligned(shape: Sequence[int]) -> Iterator[int]:
-    behind = 1
-    for size in reversed(shape):
-        yield from (behind * part for part in range(1, size + 1) if size % part == 0)
-        behind *= size
+def _tile(columns: int, lanes: int) -> int:
+    """How many columns to reduce side by side: a divisor, whole vectors if possible."""
+    divisors = [size for size in range(1, _WIDEST * lanes + 1) if columns % size == 0]
+    whole = [size for size in divisors if size % lanes == 0 and size <= _LATENCY * lanes]
+    best = max(whole or divisors)
+    return best if best >= lanes else columns
 
 
 def _below(schedule: Sch, block: Block, row: Loop) -> list[Loop]:
@@ -424,17 +457,21 @@ def _below(schedule: Sch, block: Block, row: Loop) -> list[Loop]:
 
 
 def _vectorize(schedule: Sch, block: Block, row: Loop, columns: bool, machine: Machine) -> None:
-    below = _below(schedule, block, row)
-    if schedule.get(block).init is None:
-        if loops := [loop for loop in below if extent(schedule, loop) > 1]:
-            along = loops[-1] if columns else schedule.fuse(*loops)
-            vectorize_along(schedule, along, machine.lanes)
-        return
-    *spatial, reduced = below
+    below = _below(schedule, block, row)[1:]
+    if schedule.get(block).init is not None:
+        _vectorize_partial(schedule, block, below, _WIDEST * machine.lanes)
+    elif loops := [loop for loop in below if extent(schedule, loop) > 1]:
+        along = loops[-1] if columns else schedule.fuse(*loops)
+        vectorize_along(schedule, along, machine.lanes)
+
+
+def _vectorize_partial(schedule: Sch, block: Block, loops: Sequence[Loop], widest: int) -> None:
+    """All partial results in registers; so many ragged columns that they are not, are for LLVM."""
+    *spatial, reduced = loops
     schedule.reorder(reduced, *spatial)
-    if extent(schedule, spatial[-1]) > _WIDEST * machine.lanes:  # ragged columns, left to LLVM
-        schedule.decompose_reduction(block, reduced)
-        return
-    schedule.vectorize(spatial[-1])
+    width = math.prod(extent(schedule, loop) for loop in spatial)
+    if 1 < width <= widest:
+        schedule.vectorize(schedule.fuse(*spatial))
     initial = schedule.decompose_reduction(block, reduced)
-    schedule.vectorize(schedule.get_loops(initial)[-1])
+    if 1 < width <= widest:
+        schedule.vectorize(schedule.get_loops(initial)[-1])

@@ -77,7 +77,7 @@ def test_functions_agree_with_float64(name: str, target_name: str) -> None:
 
 
 @pytest.mark.parametrize("target_name", X86)
-def test_exponentials_and_logarithms_are_within_two_units_in_the_last_place(
+def test_exponentials_and_logarithms_are_within_three_units_in_the_last_place(
     target_name: str,
 ) -> None:
     x = numbers()
@@ -86,7 +86,7 @@ def test_exponentials_and_logarithms_are_within_two_units_in_the_last_place(
         wanted = expected(name, x)
         normal = (np.abs(wanted) > 2 * SMALLEST_NORMAL) & (np.abs(wanted) < 2.0**127)
         error = np.abs(result[normal] - wanted[normal])
-        assert (error <= 2 * np.spacing(np.abs(wanted[normal]).astype(np.float32))).all()
+        assert (error <= 3 * np.spacing(np.abs(wanted[normal]).astype(np.float32))).all()
 
 
 SPECIAL = np.array([0.0, -0.0, np.inf, -np.inf, np.nan], np.float32)
