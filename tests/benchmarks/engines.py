@@ -18,7 +18,8 @@ from partc.codegen.halves import build_half
 from partc.graph import LayerCost, LayerGraph
 from partc.passes.segment import build_plan_table
 from partc.plan import Cut, Side
-from partc.runtime.executor import Executor, Request
+from partc.runtime.executor import Executor
+from partc.runtime.spec import SegmentSpec
 from partc.targets.target import Target
 
 Array = NDArray[Any]
@@ -56,22 +57,40 @@ class Partc:
     """Segments in partc's runtime, timed without what the runtime puts around them.
 
     A run calls the compiled functions, in the runtime's own thread, on tensors that are in place,
-    as a run of ONNX Runtime works on arrays that are in place.
+    as a run of ONNX Runtime works on arrays that are in place. Where segments hold an input or an
+    output of the model in a layout of their own, a run includes the way there or back.
+
+    Args:
+        compiled: The model.
+        threads: How many threads to use.
+        inputs: Arrays by name.
     """
 
     def __init__(self, compiled: CompiledModel, threads: int, inputs: Arrays) -> None:
         self.requests = PartcRequests(compiled, threads, inputs)
         self._executor = self.requests.executor
-        self._segments = compiled.artifact.segments
-        self.tensors = self.requests.answer()._tensors
+        self.calls = _calls_between_plain_tensors(compiled)
         self.weights = self._executor._params
+        upload = self._executor._copies.upload
+        self.inputs = {name: upload(array) for name, array in inputs.items()}
 
     def time(self, repeats: int) -> list[float]:
         """Seconds of each run of all segments."""
         return self._executor._thread.submit(time_runs, self._call, repeats).result()
 
     def _call(self) -> None:
-        self._executor._call_all(self._segments, dict(self.tensors))
+        self._executor._call_all(self.calls, dict(self.inputs))
+
+
+def _calls_between_plain_tensors(compiled: CompiledModel) -> list[SegmentSpec]:
+    blocked = {spec.tensor: spec for spec in compiled.artifact.blocked}
+    inputs = [tensor.name for tensor in compiled.graph.inputs]
+    outputs = [tensor.name for tensor in compiled.graph.outputs]
+    return [
+        *(blocked[name].to_blocked for name in inputs if name in blocked),
+        *compiled.artifact.segments,
+        *(blocked[name].to_plain for name in outputs if name in blocked),
+    ]
 
 
 class PartcRequests:
@@ -83,15 +102,10 @@ class PartcRequests:
         self._outputs = [tensor.name for tensor in compiled.graph.outputs]
         self._inputs = inputs
 
-    def answer(self) -> Request:
-        """A request whose segments have run."""
-        request = self.executor.request(self._inputs)
-        request.run(self._segments)
-        return request
-
     def run(self) -> dict[str, Array]:
         """Outputs by name."""
-        request = self.answer()
+        request = self.executor.request(self._inputs)
+        request.run(self._segments)
         return {name: request.array(name) for name in self._outputs}
 
     def time(self, repeats: int) -> list[float]:

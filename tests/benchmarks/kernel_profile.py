@@ -71,10 +71,11 @@ def profile(compiled: CompiledModel, partc: Partc, threads: int) -> list[KernelC
 def _profile(compiled: CompiledModel, partc: Partc) -> list[KernelCalls]:
     library = tvm.runtime.load_module(str(compiled.path / compiled.artifact.library))
     machine = relax.VirtualMachine(library, tvm.cpu())
-    stopwatch, tensors = _Stopwatch(), {**partc.weights, **partc.tensors}
+    stopwatch = _Stopwatch()
 
     def run() -> None:
-        for segment in compiled.artifact.segments:
+        tensors = {**partc.weights, **partc.inputs}
+        for segment in partc.calls:
             names = (*segment.inputs, *segment.params)
             made = machine[segment.name](*(tensors[name] for name in names))
             tensors.update(zip(segment.outputs, made, strict=True))

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -240,7 +240,8 @@ def _comparison_table(comparisons: Sequence[Comparison]) -> Group:
             str(each.request),
             f"{each.deviation:.1e}",
         )
-    notes = (_judgements(comparisons), _reasons(comparisons), _disturbances(comparisons))
+    disturbances = _disturbances({each.model.name: each.disturbance for each in comparisons})
+    notes = (_judgements(comparisons), _reasons(comparisons), disturbances)
     return _section(title, table, *(line for lines in notes for line in lines))
 
 
@@ -273,14 +274,14 @@ def _reasons(comparisons: Sequence[Comparison]) -> list[str]:
     return [f"torch.compile: {why}: {', '.join(names)}" for why, names in missing.items()]
 
 
-def _disturbances(comparisons: Sequence[Comparison]) -> list[str]:
-    """What else ran, if it was enough to spoil the figures."""
-    worst = max(comparisons, key=lambda each: each.disturbance)
-    if worst.disturbance < _QUIET_CORES:
+def _disturbances(cores: Mapping[str, float]) -> list[str]:
+    """What else ran beside each model, if it was enough to spoil the figures."""
+    model = max(cores, key=lambda name: cores[name])
+    if cores[model] < _QUIET_CORES:
         return []
     return [
-        f"DISTURBED: other processes kept {worst.disturbance:.1f} cores busy "
-        f"while {worst.model.name} ran; run again on a quiet machine"
+        f"DISTURBED: other processes kept {cores[model]:.1f} cores busy "
+        f"while {model} ran; run again on a quiet machine"
     ]
 
 
@@ -296,6 +297,7 @@ def _segment_table(models: Sequence[BenchmarkModel], seconds: float) -> Group:
         "all segments ms",
         "difference",
     )
+    disturbances: dict[str, float] = {}
     for model in models:
         _PROGRESS.print(f"Compiling {model.name} in segments")
         graph = _lower(model)
@@ -304,7 +306,9 @@ def _segment_table(models: Sequence[BenchmarkModel], seconds: float) -> Group:
         inputs = random_inputs(graph)
         engines = {"whole": Partc(whole, 1, inputs), "split": Partc(split, 1, inputs)}
         _PROGRESS.print(f"Timing {model.name} in segments")
+        neighbours = Neighbours()
         times = alternate(engines, seconds)
+        disturbances[model.name] = neighbours.count_cores()
         table.add_row(
             model.name,
             str(len(split.artifact.segments)),
@@ -312,7 +316,7 @@ def _segment_table(models: Sequence[BenchmarkModel], seconds: float) -> Group:
             str(times["split"]),
             f"{times['split'].least_ms / times['whole'].least_ms - 1:+.1%}",
         )
-    return _section(title, table)
+    return _section(title, table, *_disturbances(disturbances))
 
 
 def _even_cuts(graph: LayerGraph) -> list[Cut]:
