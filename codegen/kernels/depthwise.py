@@ -10,13 +10,11 @@ from numpy.typing import NDArray
 from tvm import te
 
 from partc.codegen.kernels.convolution import Window
-from partc.codegen.kernels.sliding import crop, slide
+from partc.codegen.kernels.sliding import Tensor, crop, slide
 from partc.codegen.machine import Machine
 
 
-def depthwise_conv2d(
-    data: te.Tensor, weight: te.Tensor, window: Window, machine: Machine
-) -> te.Tensor:
+def depthwise_conv2d(data: Tensor, weight: Tensor, window: Window, machine: Machine) -> Tensor:
     """Convolve every channel with its own kernel.
 
     Args:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import groupby
-from typing import Any
 
 from tvm import te, tirx
 
@@ -22,15 +21,21 @@ from partc.codegen.kernels.common import (
     unroll_inner,
 )
 from partc.codegen.kernels.convolution import Window
-from partc.codegen.kernels.sliding import STACK, Expression, crop, slide, tile_width
+from partc.codegen.kernels.sliding import (
+    STACK,
+    Expression,
+    Tensor,
+    crop,
+    is_worth_threads,
+    slide,
+    tile_width,
+)
 from partc.codegen.machine import Machine
 
 GLOBAL_RULE = "global pool"
 
 
-def max_pool2d(
-    data: te.Tensor, window: Window, output: tuple[int, int], machine: Machine
-) -> te.Tensor:
+def max_pool2d(data: Tensor, window: Window, output: tuple[int, int], machine: Machine) -> Tensor:
     """Take the largest of what a window covers; what lies outside the plane does not count.
 
     Args:
@@ -49,13 +54,13 @@ def max_pool2d(
 
 
 def avg_pool2d(
-    data: te.Tensor,
+    data: Tensor,
     window: Window,
     output: tuple[int, int],
     machine: Machine,
     *,
     count_include_pad: bool,
-) -> te.Tensor:
+) -> Tensor:
     """Average what a window covers.
 
     Args:
@@ -88,14 +93,14 @@ def adaptive_window(plane: tuple[int, int], output: tuple[int, int]) -> Window |
     return Window(kernel=size, strides=size, dilation=(1, 1), padding=(0, 0, 0, 0))
 
 
-def global_avg_pool2d(data: te.Tensor, machine: Machine) -> te.Tensor:
+def global_avg_pool2d(data: Tensor, machine: Machine) -> Tensor:
     """Average every plane: (N, C/lanes, H, W, lanes) becomes (N, C/lanes, 1, 1, lanes)."""
     sums = _reduce_planes(data, te.sum, 0.0, machine)
     inverse = 1.0 / (int(data.shape[2]) * int(data.shape[3]))
     return te.compute(sums.shape, lambda *at: sums(*at) * tirx.const(inverse, data.dtype))
 
 
-def global_max_pool2d(data: te.Tensor, machine: Machine) -> te.Tensor:
+def global_max_pool2d(data: Tensor, machine: Machine) -> Tensor:
     """Largest of every plane: (N, C/lanes, H, W, lanes) becomes (N, C/lanes, 1, 1, lanes)."""
     return _reduce_planes(data, te.max, _lowest(data.dtype), machine)
 
@@ -116,7 +121,7 @@ def _counts(window: Window, axis: int, size: int, output: int, *, padded: bool) 
     ]
 
 
-def _inverse(counts: Sequence[int], at: Any) -> Expression:
+def _inverse(counts: Sequence[int], at: Expression) -> Expression:
     """``1 / counts[at]``, for counts that change at few places."""
     start = 0
     runs: list[tuple[int, int]] = []
@@ -130,21 +135,21 @@ def _inverse(counts: Sequence[int], at: Any) -> Expression:
 
 
 def _reduce_planes(
-    data: te.Tensor, reduction: Callable[..., Expression], neutral: Expression, machine: Machine
-) -> te.Tensor:
+    data: Tensor, reduction: Callable[..., Expression], neutral: Expression, machine: Machine
+) -> Tensor:
     """Reduce every plane, in several parts that do not wait for each other."""
     batch, blocks, height, width, lanes = map(int, data.shape)
     pixels = height * width
     parts = tile_width(pixels, machine)
-    steps = te.reduce_axis((0, -(-pixels // parts)), "step")
-    part = te.reduce_axis((0, parts), "part")
+    steps: Expression = te.reduce_axis((0, -(-pixels // parts)), "step")
+    part: Expression = te.reduce_axis((0, parts), "part")
 
-    def one_part(n: Any, c: Any, p: Any, v: Any) -> Expression:
+    def one_part(n: Expression, c: Expression, p: Expression, v: Expression) -> Expression:
         at = steps * parts + p
         value = data[n, c, at // width, at % width, v]
         return reduction(tirx.if_then_else(at < pixels, value, neutral), axis=steps)
 
-    partial = te.compute((batch, blocks, parts, lanes), one_part, name="partial")
+    partial: Tensor = te.compute((batch, blocks, parts, lanes), one_part, name="partial")
     return te.compute(
         (batch, blocks, 1, 1, lanes),
         lambda n, c, _h, _w, v: reduction(partial[n, c, part, v], axis=part),
@@ -153,7 +158,7 @@ def _reduce_planes(
     )
 
 
-def schedule_global_pool(schedule: Sch, anchor: Block, machine: Machine) -> None:  # noqa: ARG001
+def schedule_global_pool(schedule: Sch, anchor: Block, machine: Machine) -> None:
     """Schedule a global pool, what is computed of its input and what of its result."""
     (partial,) = schedule.get_producers(anchor)
     _inline_producers(schedule, partial)
@@ -161,7 +166,8 @@ def schedule_global_pool(schedule: Sch, anchor: Block, machine: Machine) -> None
     schedule.set_scope(anchor, 0, STACK)
     n, c, *_, lanes = schedule.get_loops(tail)
     planes = schedule.fuse(n, c)
-    schedule.parallel(planes)
+    if is_worth_threads(schedule, partial, machine):
+        schedule.parallel(planes)
     for block in (anchor, partial):
         schedule.compute_at(block, planes, preserve_unit_loops=True)
     *_, part, v, step = schedule.get_loops(partial)

@@ -10,6 +10,7 @@ where it always does, the condition is gone from the code.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -30,7 +31,9 @@ from partc.codegen.machine import Machine
 
 RULE = "sliding window"
 
-Expression: TypeAlias = Any  # of TIR
+# te.Tensor and expressions of TIR, whose declared types are wrong.
+Tensor: TypeAlias = Any
+Expression: TypeAlias = Any
 
 # Two additions a cycle, each with a latency of four, keep this many sums under way.
 _MAX_TILE = 8
@@ -38,19 +41,22 @@ _MAX_TILE = 8
 STACK = "global"
 """Where TVM puts a small buffer that one iteration uses. It allocates a "local" one each time."""
 
+# Waking the other threads takes a microsecond or two, in which one makes this many vector steps.
+_SERIAL_STEPS = 1 << 14
+
 # Shares of work, so that few threads get about the same each.
 _MIN_SHARES = 16
 
 
 def slide(
-    data: te.Tensor,
+    data: Tensor,
     window: Window,
     output: tuple[int, int],
     machine: Machine,
     reduction: Callable[..., Expression],
     element: Callable[..., Expression],
     outside: Expression,
-) -> te.Tensor:
+) -> Tensor:
     """Reduce what a window covers, per channel.
 
     Args:
@@ -69,10 +75,12 @@ def slide(
     batch, blocks, rows, columns, lanes = map(int, data.shape)
     height, width = output
     tile = tile_width(width, machine)
-    ky = te.reduce_axis((0, window.kernel[0]), "ky")
-    kx = te.reduce_axis((0, window.kernel[1]), "kx")
+    ky: Expression = te.reduce_axis((0, window.kernel[0]), "ky")
+    kx: Expression = te.reduce_axis((0, window.kernel[1]), "kx")
 
-    def covered(n: Any, c: Any, h: Any, w: Any, v: Any) -> Expression:
+    def covered(
+        n: Expression, c: Expression, h: Expression, w: Expression, v: Expression
+    ) -> Expression:
         y = h * window.strides[0] + ky * window.dilation[0] - window.padding[0]
         x = w * window.strides[1] + kx * window.dilation[1] - window.padding[1]
         inside = tirx.all(y >= 0, y < rows, x >= 0, x < columns)
@@ -84,15 +92,13 @@ def slide(
 
 
 def tile_width(width: int, machine: Machine) -> int:
-    """How many neighbouring pixels to compute at once: few that go to waste, then many."""
-    largest = min(_MAX_TILE, machine.registers // 2, width)
-    candidates = range(largest, largest // 2, -1)
-    return min(candidates, key=lambda tile: -(-width // tile) * tile)
+    """How many neighbours to compute at once: many, even where some of them go to waste."""
+    return min(_MAX_TILE, machine.registers // 2, width)
 
 
 def crop(
-    result: te.Tensor, width: int, finish: Callable[..., Expression] = lambda value, _h, _w: value
-) -> te.Tensor:
+    result: Tensor, width: int, finish: Callable[..., Expression] = lambda value, _h, _w: value
+) -> Tensor:
     """Take off the columns beyond ``width``, and apply ``finish(value, row, column)``."""
     batch, blocks, height, _, lanes = map(int, result.shape)
     return te.compute(
@@ -102,15 +108,17 @@ def crop(
     )
 
 
-def schedule_sliding(schedule: Sch, anchor: Block, machine: Machine) -> None:  # noqa: ARG001
+def schedule_sliding(schedule: Sch, anchor: Block, machine: Machine) -> None:
     """Schedule a sliding window and the element-wise blocks behind it."""
     (tile,) = tile_of(schedule, anchor)
+    worthwhile = is_worth_threads(schedule, anchor, machine)
     tail = fuse_tail(schedule, anchor)
     schedule.set_scope(anchor, 0, STACK)
     n, c, h, w, _ = schedule.get_loops(tail)
     tiles, _ = schedule.split(w, [None, tile])
-    shares, _ = schedule.split(h, [_shares(schedule, n, c, h), None])
-    schedule.parallel(schedule.fuse(n, c, shares))
+    if worthwhile:
+        shares, _ = schedule.split(h, [_shares(schedule, n, c, h), None])
+        schedule.parallel(schedule.fuse(n, c, shares))
     schedule.compute_at(anchor, tiles, preserve_unit_loops=True)
     *_, pixels, lanes, ky, kx = schedule.get_loops(anchor)
     schedule.reorder(ky, kx, pixels, lanes)
@@ -118,6 +126,12 @@ def schedule_sliding(schedule: Sch, anchor: Block, machine: Machine) -> None:  #
     schedule.annotate(tiles, "pragma_loop_partition_hint", 1)
     unroll_inner(schedule, schedule.decompose_reduction(anchor, ky), 1)
     unroll_inner(schedule, tail, 1)
+
+
+def is_worth_threads(schedule: Sch, block: Block, machine: Machine) -> bool:
+    """Whether a block has more work than it takes to share it out."""
+    steps = math.prod(extent(schedule, loop) for loop in schedule.get_loops(block))
+    return steps // machine.lanes >= _SERIAL_STEPS
 
 
 def _shares(schedule: Sch, n: Loop, c: Loop, h: Loop) -> int:

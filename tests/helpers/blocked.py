@@ -1,18 +1,13 @@
-"""Arrays in blocked layout, windows to slide over them, and kernels that do."""
+"""Arrays in blocked layout, and windows to slide over them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
-from kernels import Kernel, Rule, build_kernel, machine_of
 from numpy.typing import NDArray
-from tvm import te
-from tvm.s_tir import Schedule
 
-from partc.codegen.kernels.common import RULE
 from partc.codegen.kernels.convolution import Window
 
 
@@ -52,15 +47,3 @@ def windows(draw: st.DrawFn, height: int, width: int) -> Window:
         for span, size, start in zip(spans, (height, width), before, strict=True)
     ]
     return Window(kernel, strides, dilation, (before[0], before[1], after[0], after[1]))
-
-
-def compile_fused(
-    inputs: Sequence[te.Tensor], output: te.Tensor, rules: Mapping[str, Rule], target_name: str
-) -> Kernel:
-    """Compile anchors of which the schedule takes other blocks away."""
-    schedule: Any = Schedule(te.create_prim_func([*inputs, output]))
-    blocks = schedule.get_child_blocks(schedule.get_sblock("root"))
-    for anchor in [block for block in blocks if RULE in schedule.get(block).annotations]:
-        rule = rules[str(schedule.get(anchor).annotations[RULE])]
-        rule(schedule, anchor, machine_of(target_name))
-    return build_kernel(schedule, output, target_name)

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from blocked import blocked, compile_fused, normal, plain, planes, windows
+from blocked import blocked, normal, plain, planes, windows
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernels import X86, Kernel, machine_of
+from kernels import X86, Kernel, compile_kernel, machine_of
 from numpy.typing import NDArray
 from tvm import relax, te
 
@@ -77,7 +77,7 @@ def compile_pool(
         squares = te.compute(data.shape, lambda *at: data(*at) * data(*at), name="squares")
         pooled = pool(squares, machine)
         result = te.compute(pooled.shape, lambda *at: pooled(*at) + 1.0, name="add")
-    return compile_fused([data], result, RULES, target_name)
+    return compile_kernel([data], result, RULES, target_name)
 
 
 def run(data: NDArray[Any], pool: Pool, target_name: str, *, fused: bool = False) -> NDArray[Any]:
@@ -146,10 +146,10 @@ def test_rounding_up_is_torch_s(size: tuple[int, int], count_include_pad: bool) 
 
 @pytest.mark.parametrize("target_name", X86)
 @pytest.mark.parametrize("fused", [False, True])
-@pytest.mark.parametrize("shape", [(2, 37, 7, 7), (1, 5, 1, 1), (1, 16, 13, 17), (1, 3, 56, 56)])
+@pytest.mark.parametrize("shape", [(2, 37, 7, 7), (1, 5, 1, 1), (1, 3, 56, 57)])
 def test_global_pools_agree(shape: tuple[int, ...], fused: bool, target_name: str) -> None:
-    values = normal(*shape)
-    expected = values.astype(np.float64) ** 2 if fused else values
+    values = normal(*shape) - 5
+    expected = values.astype(np.float64) ** 2 if fused else values.astype(np.float64)
     average = run(values, global_avg_pool2d, target_name, fused=fused)
     np.testing.assert_allclose(
         average, expected.mean((2, 3), keepdims=True) + fused, rtol=2e-6, atol=1e-6
@@ -166,7 +166,7 @@ def test_fused_tail(target_name: str) -> None:
     data = te.placeholder((1, -(-20 // machine.lanes), 15, 15, machine.lanes), name="data")
     pooled = max_pool2d(data, window, (8, 8), machine)
     output = te.compute(pooled.shape, lambda *at: te.max(pooled(*at) - 1.0, 0.0), name="relu")
-    kernel = compile_fused([data], output, RULES, target_name)
+    kernel = compile_kernel([data], output, RULES, target_name)
     expected = largest(covered(values, window, (8, 8), np.nan))
     result = plain(kernel(blocked(values, machine.lanes)), 20)
     np.testing.assert_allclose(result, np.maximum(expected - 1, 0), rtol=1e-6, atol=1e-6)
