@@ -54,12 +54,16 @@ def compile_kernel(
 ) -> Kernel:
     """Schedule a TE computation by the rules that its anchors name, and compile it."""
     schedule: Any = Schedule(te.create_prim_func([*inputs, output]))
+    apply_rules(schedule, rules, target_name)
+    return build_kernel(schedule, output, target_name)
+
+
+def apply_rules(schedule: Any, rules: Mapping[str, Rule], target_name: str) -> None:
     blocks = schedule.get_child_blocks(schedule.get_sblock("root"))
     rule_names = [schedule.get(block).annotations.get(RULE) for block in blocks]
     for name, block in zip(rule_names, blocks, strict=True):
         if name is not None:
             rules[str(name)](schedule, block, machine_of(target_name))
-    return build_kernel(schedule, output, target_name)
 
 
 def build_kernel(schedule: Any, output: te.Tensor, target_name: str) -> Kernel:
