@@ -116,21 +116,22 @@ class Emitter:
             compute, *tensors, primfunc_name_hint=name, primfunc_attrs=_FUSABLE
         )
 
-    def _copy(self, name: str, compute: Callable[..., Any], *tensors: Any) -> relax.Expr:
+    def copy(self, name: str, compute: Callable[..., Any], *tensors: Any) -> relax.Expr:
+        """Emit a call of a kernel that only moves elements."""
         return self._builder.emit_te(compute, *tensors, primfunc_name_hint=name)
 
     def _to_plain(self, value: relax.Expr, layout: Layout) -> relax.Expr:
         machine = self.machine
         if layout.in_order:
-            return self._copy("to_plain", lambda x: to_plain(x, layout.channels, machine), value)
+            return self.copy("to_plain", lambda x: to_plain(x, layout.channels, machine), value)
         slots = self.weight(np.array(layout.slots, np.int32))
-        return self._copy("to_plain", gather_channels, value, slots)
+        return self.copy("to_plain", gather_channels, value, slots)
 
     def _to_blocked(self, value: relax.Expr, layout: Layout) -> relax.Expr:
         machine = self.machine
         if layout.in_order:
-            return self._copy("to_blocked", lambda x: to_blocked(x, machine), value)
+            return self.copy("to_blocked", lambda x: to_blocked(x, machine), value)
         channels = self.weight(layout.inverse())
-        return self._copy(
+        return self.copy(
             "to_blocked", lambda x, c: scatter_channels(x, c, layout.lanes), value, channels
         )

@@ -19,6 +19,12 @@ from tvm import relax
 from partc.codegen.emitter import Emitter
 from partc.codegen.kernels.convolution import Window, conv2d, pack_weight
 from partc.codegen.kernels.depthwise import depthwise_conv2d
+from partc.codegen.kernels.transposed import (
+    Transposition,
+    interleave,
+    interleave_blocked,
+    phase_weight,
+)
 from partc.codegen.kernels.winograd import pack_winograd_weight, winograd_conv2d
 from partc.codegen.kernels.winograd_plan import Layer, choose_winograd
 from partc.codegen.layout import Layout, Runs
@@ -147,6 +153,49 @@ def _winograd(
     return Lowering(emit, Layout.of(weight.shape[0], machine.lanes))
 
 
+def _conv2d_transpose(call: relax.Call, scene: Scene) -> Lowering | None:
+    data, weight = call.args[0], as_array(call.args[1])
+    attrs, machine = call.attrs, scene.machine
+    if weight is None or not is_float32(*call.args) or attrs["data_layout"] != "NCHW":
+        return None
+    if any(int(dilation) > 1 for dilation in attrs["dilation"]):
+        return None
+    groups, channels = int(attrs["groups"]), shape_of(call)[1]
+    transposition = Transposition(
+        kernel=weight.shape[2:],
+        strides=tuple(int(stride) for stride in attrs["strides"]),
+        crop=tuple(int(padding) for padding in attrs["padding"][:2]),
+        output=shape_of(call)[2:],
+    )
+    # Few channels would leave most of a block empty, for every pixel.
+    blocked = groups == 1 and 2 * channels > machine.lanes
+    if blocked:
+        weight = np.pad(weight, ((0, 0), (0, -channels % machine.lanes), (0, 0), (0, 0)))
+    phases = phase_weight(weight, groups, transposition)
+    window = transposition.window(*shape_of(data)[2:])
+    layout = scene.layout_or_new(data)
+
+    def emit(emitter: Emitter) -> relax.Expr:
+        computed = emitter.kernel(
+            "conv2d_transpose",
+            lambda x, w, slots: conv2d(x, w, window, groups, machine, slots),
+            emitter.blocked(data, layout),
+            emitter.weight(
+                pack_weight(phases, groups, math.gcd(phases.shape[1], machine.lanes), machine.lanes)
+            ),
+            emitter.weight(np.array(layout.slots, np.int32)),
+        )
+        if blocked:
+            return emitter.copy(
+                "interleave", lambda x: interleave_blocked(x, transposition), computed
+            )
+        return emitter.copy(
+            "interleave", lambda x: interleave(x, groups, channels, transposition), computed
+        )
+
+    return Lowering(emit, Layout.of(channels, machine.lanes) if blocked else None)
+
+
 def make_window(attrs: Any, size: tuple[int, ...]) -> Window:
     """The window of a convolution or a pool, from its attributes and the window's size."""
     height, width = (int(extent) for extent in size)
@@ -156,4 +205,4 @@ def make_window(attrs: Any, size: tuple[int, ...]) -> Window:
     return Window((height, width), (down, across), (apart, beside), (top, left, bottom, right))
 
 
-RULES: Mapping[str, Rule] = {"conv2d": _conv2d}
+RULES: Mapping[str, Rule] = {"conv2d": _conv2d, "conv2d_transpose": _conv2d_transpose}
