@@ -1,7 +1,7 @@
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
 # TVM ships no types
-"""Blocked data whose channels lie in any order, to and from plain data."""
+"""What moves the elements of blocked data."""
 
 from __future__ import annotations
 
@@ -42,4 +42,15 @@ def gather_channels(data: te.Tensor, slots: te.Tensor) -> te.Tensor:
         (batch, slots.shape[0], *plane),
         lambda n, c, h, w: data(n, slots[c] // lanes, h, w, slots[c] % lanes),
         name="gather_channels",
+    )
+
+
+def repeat_pixels(data: te.Tensor, factors: tuple[int, int]) -> te.Tensor:
+    """Repeat each pixel of (N, blocks, H, W, lanes), so often down and so often across."""
+    batch, blocks, height, width, lanes = data.shape
+    down, across = factors
+    return te.compute(
+        (batch, blocks, height * down, width * across, lanes),
+        lambda n, o, h, w, lane: data(n, o, h // down, w // across, lane),
+        name="repeat_pixels",
     )

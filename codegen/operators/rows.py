@@ -14,7 +14,7 @@ from tvm import relax
 
 from partc.codegen.kernels import normalise, pool, reduce
 from partc.codegen.operators.lowering import Lowering, Rule, Scene, is_float32
-from partc.codegen.operators.pooling import pool_channels
+from partc.codegen.operators.planes import pool_channels
 from partc.passes.expressions import shape_of
 
 _PLANE = (2, 3)

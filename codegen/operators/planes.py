@@ -1,4 +1,4 @@
-"""Pools of windows and of whole planes."""
+"""Pooling and resizing of planes."""
 # TVM declares expressions and types only in part.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -15,6 +15,7 @@ from tvm import relax
 
 from partc.codegen.emitter import Emitter
 from partc.codegen.kernels import pool
+from partc.codegen.kernels.blocks import repeat_pixels
 from partc.codegen.operators.convolution import make_window
 from partc.codegen.operators.lowering import Lowering, Rule, Scene, is_float32
 from partc.passes.expressions import op_name, shape_of
@@ -68,7 +69,37 @@ def pool_channels(call: relax.Call, scene: Scene, compute: Callable[..., Any]) -
     return Lowering(emit, layout)
 
 
+# Ways to round positions, with which a plane that grows by a whole factor repeats its pixels.
+_REPEATING = frozenset(
+    [
+        ("asymmetric", "floor"),
+        ("tf_half_pixel_for_nn", "floor"),
+        ("half_pixel", "round"),
+        ("half_pixel", "round_prefer_floor"),
+        ("half_pixel", "round_prefer_ceil"),
+    ]
+)
+
+
+def _resize2d(call: relax.Call, scene: Scene) -> Lowering | None:
+    data, attrs = call.args[0], call.attrs
+    layout, plane, output = scene.layout(data), shape_of(data)[2:], shape_of(call)[2:]
+    rounding = (str(attrs["coordinate_transformation_mode"]), str(attrs["rounding_method"]))
+    if layout is None or attrs["layout"] != "NCHW" or attrs["method"] != "nearest_neighbor":
+        return None
+    if rounding not in _REPEATING or output[0] % plane[0] or output[1] % plane[1]:
+        return None
+    factors = (output[0] // plane[0], output[1] // plane[1])
+
+    def emit(emitter: Emitter) -> relax.Expr:
+        own = emitter.own(data)
+        return emitter.copy("resize2d", lambda x: repeat_pixels(x, factors), own)
+
+    return Lowering(emit, layout)
+
+
 RULES: Mapping[str, Rule] = {
+    "resize2d": _resize2d,
     "max_pool2d": _max_pool2d,
     "avg_pool2d": _avg_pool2d,
     "adaptive_avg_pool2d": _adaptive_avg_pool2d,
