@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from tvm import relax
 
-from partc.codegen.operators import channels, convolution, elementwise, planes, products, rows
+from partc.codegen.operators import channels, convolution, copies, elementwise, planes, products, rows
 from partc.codegen.operators.lowering import Lowering, Rule, Scene, plain_lowering
 from partc.passes.build import ELEMENTWISE
 from partc.passes.expressions import op_name
@@ -35,6 +35,7 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(ELEMENTWISE, elementwise.follow_layout),
     **channels.RULES,
     **convolution.RULES,
+    **copies.RULES,
     **planes.RULES,
     **products.RULES,
     **rows.RULES,
