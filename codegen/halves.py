@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,12 @@ _PARAMS = "params.npz"
 
 
 def build_half(
-    graph: LayerGraph, table: PlanTable, side: Side, target: Target, directory: Path
+    graph: LayerGraph,
+    table: PlanTable,
+    side: Side,
+    target: Target,
+    directory: Path,
+    report: Callable[[str], None] = lambda _: None,
 ) -> ArtifactSpec:
     """Compile the segments that run on a side in any plan.
 
@@ -29,6 +35,7 @@ def build_half(
         side: Which half.
         target: What to compile for.
         directory: Where the library and the weights go.
+        report: Called with what is worth knowing about the kernels, in a line of text.
 
     Raises:
         TargetError: Nothing installed compiles for the target.
@@ -36,6 +43,8 @@ def build_half(
     """
     segments = _segments_of(table, side)
     lowered = lower_segments(graph, segments, find_machine(target), _visible(table))
+    if lowered.without_rule:
+        report(_describe_default(lowered.without_rule, graph))
     build_library(lowered.module, target, directory / _LIBRARY)
     np.savez(directory / _PARAMS, allow_pickle=False, **lowered.weights)
     return ArtifactSpec(
@@ -55,6 +64,14 @@ def build_half(
         device="cuda" if resolve_target(target).kind.name == "cuda" else "cpu",
         threads=target.threads,
         blocked=lowered.blocked,
+    )
+
+
+def _describe_default(names: Sequence[str], graph: LayerGraph) -> str:
+    kinds = sorted({graph.by_name[name].kind for name in names})
+    return (
+        f"{len(names)} of {len(graph.layers)} layers fit no rule for kernels and get the "
+        f"default schedule: {', '.join(kinds)}"
     )
 
 

@@ -41,12 +41,14 @@ class LoweredSegments:
         weights: Every weight once, by name, in the order of first use.
         params: The names of each segment's weights, in the order in which its function takes them.
         blocked: The visible tensors that segments take and make in blocked layout.
+        without_rule: The layers that no rule for kernels fits.
     """
 
     module: tvm.IRModule
     weights: Mapping[str, NDArray[np.generic]]
     params: Mapping[str, tuple[str, ...]]
     blocked: tuple[BlockedSpec, ...] = ()
+    without_rule: tuple[str, ...] = ()
 
 
 def lower_segments(
@@ -75,7 +77,11 @@ def lower_segments(
         for position, (name, variable) in enumerate(_boundary(graph, segments).items())
         if name in visible and variable in lowerings.layouts
     ]
-    return LoweredSegments(builder.get(), weights.arrays, params, tuple(blocked))
+    layers = (name for segment in segments for name in segment.layers)
+    without_rule = (name for name in layers if not lowerings.have_rules(_payload(graph, name)))
+    return LoweredSegments(
+        builder.get(), weights.arrays, params, tuple(blocked), tuple(without_rule)
+    )
 
 
 class _Lowerings:
@@ -93,6 +99,11 @@ class _Lowerings:
             for layer in graph.layers:
                 for binding in _payload(graph, layer.name).bindings:
                     self._choose(binding, scene)
+
+    def have_rules(self, payload: LayerPayload) -> bool:
+        """Whether rules schedule all of a layer's kernels; on a GPU TVM's own do."""
+        on_cpu = self.machine is not None
+        return all(self.of(binding).has_rule for binding in payload.bindings if on_cpu)
 
     def of(self, binding: relax.VarBinding) -> Lowering:
         return self._chosen.get(binding.var) or plain_lowering(binding.value)

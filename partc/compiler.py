@@ -141,7 +141,7 @@ def _build_halves(
         progress(f"Compiling the {side.value}'s half for {target.name}")
         directory = staging / side.value
         directory.mkdir()
-        artifacts[side] = build_half(graph, table, side, target, directory)
+        artifacts[side] = build_half(graph, table, side, target, directory, progress)
     return artifacts
 
 

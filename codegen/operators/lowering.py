@@ -16,7 +16,20 @@ from tvm import relax
 from partc.codegen.emitter import Emitter
 from partc.codegen.layout import Layout
 from partc.codegen.machine import Machine
-from partc.passes.expressions import dtype_of, map_leaves, shape_of
+from partc.passes.build import ELEMENTWISE, REARRANGING
+from partc.passes.expressions import dtype_of, map_leaves, op_name, shape_of
+
+
+# What computes every element from a few others has a rule: the default schedule's for such loops.
+_INJECTIVE = (
+    ELEMENTWISE
+    | REARRANGING
+    | frozenset(
+        "arange broadcast_to collapse_sum_like concat eye flip full full_like gather_elements "
+        "gather_nd layout_transform one_hot ones ones_like pad repeat resize2d split stack "
+        "strided_slice take tile tril triu zeros zeros_like".split()
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -26,10 +39,12 @@ class Lowering:
     Args:
         emit: Emits it.
         layout: The blocked layout of what it makes; None if that is plain.
+        has_rule: Whether a rule schedules what it emits, or all that can be said of it in general.
     """
 
     emit: Callable[[Emitter], relax.Expr]
     layout: Layout | None = None
+    has_rule: bool = True
 
 
 @dataclass(frozen=True)
@@ -59,7 +74,10 @@ Rule = Callable[[relax.Call, Scene], "Lowering | None"]
 
 def plain_lowering(value: relax.Expr) -> Lowering:
     """A lowering that leaves a value as it is, for TVM to lower."""
-    return Lowering(lambda emitter: emitter.call(map_leaves(value, emitter.plain)))
+    return Lowering(
+        lambda emitter: emitter.call(map_leaves(value, emitter.plain)),
+        has_rule=not isinstance(value, relax.Call) or op_name(value) in _INJECTIVE,
+    )
 
 
 def is_tensor(expr: relax.Expr) -> bool:
