@@ -14,6 +14,8 @@ from typing import Any, TypeAlias
 
 from tvm.s_tir import Schedule
 
+from partc.codegen.machine import Machine
+
 # tvm.s_tir.Schedule and its handles to blocks and loops, whose declared types are wrong.
 Sch: TypeAlias = Any
 Block: TypeAlias = Any
@@ -24,6 +26,20 @@ RULE = "partc.rule"
 
 TILE = "partc.tile"
 """The annotation of an anchor that holds the tile it was padded for."""
+
+
+_MOST_ACCUMULATORS = 20  # more of them spill, even of 32 registers
+
+STACK = "global"
+"""Where TVM puts a small buffer that one iteration uses. It allocates a "local" one each time."""
+
+STACK_NBYTES = 1023
+"""The largest buffer that TVM puts there; it allocates larger ones each time, too."""
+
+
+def most_accumulators(machine: Machine) -> int:
+    """How many vectors can be computed at a time: they need registers, and a place on the stack."""
+    return min(_MOST_ACCUMULATORS, STACK_NBYTES // (4 * machine.lanes))
 
 
 def anchor_attrs(rule: str, tile: Sequence[int] = ()) -> Mapping[str, Any]:
@@ -44,16 +60,16 @@ def extent(schedule: Sch, loop: Loop) -> int:
 def fuse_tail(schedule: Sch, anchor: Block) -> Block:
     """Gather everything behind an anchor in one block, and return that block.
 
-    The anchor's own result then goes to a local buffer. An anchor with nothing behind it gets a
-    block that copies its result out.
+    The anchor's own result then goes to a buffer of its own, on the stack if that is small enough.
+    An anchor with nothing behind it gets a block that copies its result out.
     """
     consumers = schedule.get_consumers(anchor)
     if not consumers:
-        return schedule.cache_write(anchor, 0, "local")
+        return schedule.cache_write(anchor, 0, STACK)
     tail = _last(schedule, anchor)
     for block in _between(schedule, anchor, tail):
         schedule.compute_inline(block)
-    schedule.set_scope(anchor, 0, "local")
+    schedule.set_scope(anchor, 0, STACK)
     return tail
 
 

@@ -25,6 +25,7 @@ from partc.codegen.kernels.common import (
     anchor_attrs,
     extent,
     fuse_tail,
+    most_accumulators,
     tile_of,
     unroll_inner,
 )
@@ -32,7 +33,6 @@ from partc.codegen.machine import Machine
 
 RULE = "conv2d"
 
-_LONGEST_TILE = 28
 _LATENCY_HIDDEN = 8  # independent multiply-adds that keep two pipelines of four stages busy
 
 
@@ -176,7 +176,7 @@ def _most_pixels(machine: Machine, blocks: int) -> int:
     Where a pixel has to be spread over a register first, LLVM keeps it there for all the blocks.
     """
     if machine.broadcasts:
-        return min(_LONGEST_TILE, machine.registers - 4) if blocks == 1 else 20 // blocks
+        return most_accumulators(machine) // blocks
     free = machine.registers - (1 if machine.multiply_adds else 2)
     return free - 1 if blocks == 1 else free // (blocks + 1)
 

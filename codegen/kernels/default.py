@@ -23,6 +23,7 @@ from tvm import ir, sym, tirx
 from tvm.s_tir import ScheduleError
 
 from partc.codegen.kernels.common import (
+    STACK,
     Block,
     Loop,
     Sch,
@@ -375,7 +376,7 @@ def _reduce_side_by_side(
         loops, tile = _split_tile(schedule, outer, inner, machine)
     schedule.reorder(*loops, *(axis.loop for axis in reduced), *tile)
     if len(tile) > 1:
-        written = schedule.cache_write(block, 0, "local")
+        written = schedule.cache_write(block, 0, STACK)
         schedule.reverse_compute_at(written, loops[-1])
         schedule.split(schedule.get_loops(written)[-1], [None, machine.lanes])
         unroll_inner(schedule, written, len(tile) - 1)
@@ -427,7 +428,7 @@ def _reduce_in_parts(
     vectors = _largest_divisor(steps, min(_MOST_PARTS, math.ceil(steps / _STEPS_A_PART)))
     _, part = schedule.split(reduced[-1].loop, [None, vectors * machine.lanes])
     parts = schedule.rfactor(part, 0)
-    schedule.set_scope(parts, 0, "local")
+    schedule.set_scope(parts, 0, STACK)
     outer = schedule.get_loops(block)[:-1]
     if spatial:
         schedule.compute_at(parts, outer[-1])

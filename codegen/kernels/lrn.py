@@ -133,7 +133,6 @@ def schedule_lrn(schedule: Sch, anchor: Block, machine: Machine) -> None:
     """The squares of a row of pixels, or of a part of one, then what divides by them."""
     (tile,) = tile_of(schedule, anchor)
     tail = fuse_tail(schedule, anchor)
-    schedule.set_scope(anchor, 0, "global")  # TVM keeps what is small on the stack only there
     n, c, h, w, *lane = schedule.get_loops(tail)
     w_outer, w_inner = schedule.split(w, [None, tile])
     schedule.reorder(n, h, w_outer, c, w_inner, *lane)

@@ -28,6 +28,7 @@ from partc.codegen.kernels.common import (
     anchor_attrs,
     extent,
     fuse_tail,
+    most_accumulators,
     tile_of,
     unroll_inner,
 )
@@ -37,7 +38,6 @@ RULE = "matmul"
 
 _MOST_ROWS = 12  # each may need an address of its own
 _MOST_BLOCKS = 8  # 512 bytes of AVX-512 vectors
-_MOST_ACCUMULATORS = 20  # more spill
 _LATENCY_HIDDEN = 8  # independent multiply-adds that keep two pipelines of four stages busy
 _FLOAT32_NBYTES = 4
 _ENOUGH_PARTS = 8  # for a few threads to share, whatever their number
@@ -78,7 +78,7 @@ def _tiles(machine: Machine, rows: int, blocks: int) -> Iterator[Tile]:
             # What only one row multiplies is never held; one register spreads what is not taken
             # from memory, one is for a product that is not yet added.
             held = (width if height > 1 else 1) + (1 if machine.broadcasts else 2)
-            room = min(machine.registers - held, _MOST_ACCUMULATORS)
+            room = min(machine.registers - held, most_accumulators(machine))
             if height * width <= max(room, 1):
                 yield Tile(height, width)
 

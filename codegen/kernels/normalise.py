@@ -13,6 +13,7 @@ from dataclasses import replace
 from tvm import te, tirx
 
 from partc.codegen.kernels import mathematics
+from partc.codegen.kernels.common import STACK_NBYTES
 from partc.codegen.kernels.mathematics import Scalar
 from partc.codegen.kernels.reduce import (
     ELEMENTS_ATTRS,
@@ -24,8 +25,6 @@ from partc.codegen.kernels.reduce import (
     sorted_axes,
 )
 from partc.codegen.machine import Machine
-
-_STACK_NBYTES = 1024  # TVM's limit
 
 
 def softmax(x: te.Tensor, axis: int, machine: Machine) -> te.Tensor:
@@ -62,7 +61,7 @@ def _rows_together(rows: Rows, machine: Machine) -> int:
     TVM keeps a short row on the stack. Of long ones, some fit the cache.
     """
     count, nbytes = rows.count[0], 4 * rows.length
-    if nbytes < _STACK_NBYTES:
+    if nbytes <= STACK_NBYTES:
         return 1
     most = max(1, min(count // 8, machine.l1_nbytes // (4 * nbytes)))
     return max(size for size in range(1, most + 1) if count % size == 0)

@@ -22,7 +22,6 @@ from partc.codegen.kernels.common import (
 )
 from partc.codegen.kernels.convolution import Window
 from partc.codegen.kernels.sliding import (
-    STACK,
     Expression,
     Tensor,
     crop,
@@ -163,7 +162,6 @@ def schedule_global_pool(schedule: Sch, anchor: Block, machine: Machine) -> None
     (partial,) = schedule.get_producers(anchor)
     _inline_producers(schedule, partial)
     tail = fuse_tail(schedule, anchor)
-    schedule.set_scope(anchor, 0, STACK)
     n, c, *_, lanes = schedule.get_loops(tail)
     planes = schedule.fuse(n, c)
     if is_worth_threads(schedule, partial, machine):

@@ -385,7 +385,6 @@ def schedule_reduce(schedule: Sch, anchor: Block, machine: Machine) -> None:
     together, count, *axes = tile_of(schedule, anchor)
     stages = _stages(schedule, anchor)
     tail = fuse_tail(schedule, anchor)
-    schedule.set_scope(anchor, 0, "global")  # TVM keeps what is small on the stack only there
     outer, rest, inner = _flatten(schedule, tail, axes[:count], axes[count:])
     row, several = schedule.split(outer, [None, together])
     if inner:

@@ -38,8 +38,6 @@ Expression: TypeAlias = Any
 # Two additions a cycle, each with a latency of four, keep this many sums under way.
 _MAX_TILE = 8
 
-STACK = "global"
-"""Where TVM puts a small buffer that one iteration uses. It allocates a "local" one each time."""
 
 # Waking the other threads takes a microsecond or two, in which one makes this many vector steps.
 _SERIAL_STEPS = 1 << 14
@@ -113,7 +111,6 @@ def schedule_sliding(schedule: Sch, anchor: Block, machine: Machine) -> None:
     (tile,) = tile_of(schedule, anchor)
     worthwhile = is_worth_threads(schedule, anchor, machine)
     tail = fuse_tail(schedule, anchor)
-    schedule.set_scope(anchor, 0, STACK)
     n, c, h, w, _ = schedule.get_loops(tail)
     tiles, _ = schedule.split(w, [None, tile])
     if worthwhile:

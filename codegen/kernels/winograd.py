@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from tvm import te, tirx
 
 from partc.codegen.kernels.common import (
+    STACK,
     TILE,
     Block,
     Loop,
@@ -198,7 +199,7 @@ def schedule_winograd(schedule: Sch, anchor: Block, machine: Machine) -> None:  
     for block in (anchor, output):
         schedule.compute_at(block, column, preserve_unit_loops=True)
         unroll_inner(schedule, block, 2)
-    schedule.set_scope(output, 0, "local")
+    schedule.set_scope(output, 0, STACK)
     unroll_inner(schedule, tail, 2)
     schedule.compute_at(product, parallel if whole else o_outer, preserve_unit_loops=True)
     _schedule_product(schedule, product)
@@ -213,7 +214,7 @@ def _producer(schedule: Sch, block: Block) -> Block:
 def _schedule_product(schedule: Sch, product: Block) -> None:
     """Pixels by channel blocks in registers; channels of the input in the innermost loop."""
     (step,) = tile_of(schedule, product)
-    stored = schedule.cache_write(product, 0, "local")
+    stored = schedule.cache_write(product, 0, STACK)
     o, y, x, j, i, lane = schedule.get_loops(stored)[-6:]
     schedule.reorder(y, x, j, o, i, lane)
     unroll_inner(schedule, stored, 2)
@@ -240,6 +241,6 @@ def _schedule_input(schedule: Sch, transformed: Block, group: Loop | None) -> No
     schedule.compute_at(patch, schedule.get_loops(columns)[-3], preserve_unit_loops=True)
     unroll_inner(schedule, patch, 1)
     for block in (columns, patch):
-        schedule.set_scope(block, 0, "local")
+        schedule.set_scope(block, 0, STACK)
     if group is None:
         schedule.parallel(schedule.fuse(*outer, c))

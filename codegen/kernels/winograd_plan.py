@@ -11,13 +11,13 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from partc.codegen.kernels.common import most_accumulators
 from partc.codegen.kernels.winograd_transform import KERNEL, TILES
 from partc.codegen.machine import Machine
 
 _FLOAT32_NBYTES = 4
 _PER_CYCLE = 2  # multiply-adds, and loads
 _IN_FLIGHT = 8  # independent multiply-adds that hide the latency of one
-_MOST_ACCUMULATORS = 20  # more of them spill, even of 32 registers
 _MOST_BLOCKS = 4
 
 # Measured on Zen 5 with vectors of 16, 8 and 4 lanes.
@@ -127,7 +127,7 @@ def _even_parts(size: int) -> list[int]:
 def _register_tiles(out_blocks: int, tiles: int, machine: Machine) -> Iterator[tuple[int, int]]:
     """Every (pixels, blocks) that leaves registers for weights, a pixel and one number more."""
     for blocks in (count for count in range(1, _MOST_BLOCKS + 1) if out_blocks % count == 0):
-        most = min(_MOST_ACCUMULATORS, machine.registers - blocks - 2) // blocks
+        most = min(most_accumulators(machine), machine.registers - blocks - 2) // blocks
         for pixels in range(1, min(most, tiles) + 1):
             yield pixels, blocks
 

@@ -12,7 +12,15 @@ from collections.abc import Mapping
 
 from tvm import relax
 
-from partc.codegen.operators import channels, convolution, copies, elementwise, planes, products, rows
+from partc.codegen.operators import (
+    channels,
+    convolution,
+    copies,
+    elementwise,
+    planes,
+    products,
+    rows,
+)
 from partc.codegen.operators.lowering import Lowering, Rule, Scene, plain_lowering
 from partc.passes.build import ELEMENTWISE
 from partc.passes.expressions import op_name
