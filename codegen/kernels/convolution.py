@@ -33,7 +33,10 @@ from partc.codegen.machine import Machine
 
 RULE = "conv2d"
 
-_LATENCY_HIDDEN = 8  # independent multiply-adds that keep two pipelines of four stages busy
+_LATENCY_HIDDEN = 10  # independent multiply-adds that keep two pipelines of four stages busy
+_LOAD_SLOTS = 1.15  # some loads are of two cache lines
+_L2_NBYTES_PER_CYCLE = 32
+_OVERHEAD = 0.5  # of counting steps, in multiply-adds
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,8 @@ def conv2d(
     batch, _, *plane = (int(size) for size in data.shape)
     blocks, steps, _, _, step, lanes = (int(size) for size in weight.shape)
     height, width = window.output(plane[0], plane[1])
-    tile = choose_tile(machine, height, width, blocks // groups)
+    depth = steps * step * math.prod(window.kernel)
+    tile = choose_tile(machine, height, width, blocks // groups, depth)
     rows, columns = _round_up(height, tile.rows), _round_up(width, tile.columns)
     read = _reader(data, window, rows, columns, slot_of)
     outer = te.reduce_axis((0, steps), "outer")
@@ -152,11 +156,23 @@ def pack_weight(weight: NDArray[Any], groups: int, step: int, lanes: int) -> NDA
     return np.ascontiguousarray(split.transpose(0, 2, 4, 5, 3, 1))
 
 
-def choose_tile(machine: Machine, height: int, width: int, blocks: int) -> Tile:
-    """The tile that keeps the multiply-add units busiest on a plane of so many channel blocks."""
+def choose_tile(machine: Machine, height: int, width: int, blocks: int, depth: int) -> Tile:
+    """The tile that keeps the multiply-add units busiest.
+
+    Args:
+        machine: The CPU.
+        height: Of the plane that comes out.
+        width: Likewise.
+        blocks: How many blocks of channels come out.
+        depth: How many products are summed for each number.
+    """
     return max(
         _tiles(machine, height, width, blocks),
-        key=lambda tile: (_efficiency(tile, height, width), -tile.rows, tile.columns),
+        key=lambda tile: (
+            _efficiency(machine, tile, depth) * _useful(tile, height, width),
+            -tile.rows,
+            tile.columns,
+        ),
     )
 
 
@@ -181,17 +197,24 @@ def _most_pixels(machine: Machine, blocks: int) -> int:
     return free - 1 if blocks == 1 else free // (blocks + 1)
 
 
-def _efficiency(tile: Tile, height: int, width: int) -> float:
+def _efficiency(machine: Machine, tile: Tile, depth: int) -> float:
     """The share of the peak that a tile can reach.
 
-    Two multiply-adds and two loads are issued a cycle; multiply-adds of fewer accumulators than
-    ``_LATENCY_HIDDEN`` wait for each other.
+    Two multiply-adds and two loads are issued a cycle; fewer multiply-adds than
+    ``_LATENCY_HIDDEN`` wait for each other. Weights that do not stay in the first-level cache come
+    from the second.
     """
-    work = _round_up(height, tile.rows) * _round_up(width, tile.columns)
-    loads = tile.pixels + tile.blocks
-    busy = tile.accumulators / max(tile.accumulators, loads, _LATENCY_HIDDEN)
-    overhead = tile.accumulators / (tile.accumulators + 0.5)
-    return busy * overhead * height * width / work
+    weights = 4 * machine.lanes * tile.blocks
+    from_l2 = 2 * weights / _L2_NBYTES_PER_CYCLE if depth * weights > machine.l1_nbytes / 2 else 0
+    loads = _LOAD_SLOTS * (tile.pixels + tile.blocks)
+    slots = max(tile.accumulators, loads, _LATENCY_HIDDEN, from_l2)
+    return tile.accumulators / (slots + _OVERHEAD)
+
+
+def _useful(tile: Tile, height: int, width: int) -> float:
+    """The share of a tile's pixels that lie in the plane."""
+    covered = _round_up(height, tile.rows) * _round_up(width, tile.columns)
+    return height * width / covered
 
 
 def _round_up(size: int, multiple: int) -> int:
