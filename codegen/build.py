@@ -162,6 +162,7 @@ def _cpu_pipeline(target: TvmTarget, machine: Machine) -> tvm.transform.Pass:
             relax.transform.LegalizeOps(legalize_map()),
             relax.transform.AnnotateTIROpPattern(),
             relax.transform.EliminateCommonSubexpr(),
+            relax.transform.DeadCodeElimination(),
             relax.transform.FuseOps(),
             relax.transform.FuseTIR(),
             ApplyDefaultSchedule(KernelRules(machine)),

@@ -95,10 +95,12 @@ class _Lowerings:
         self.layouts: dict[relax.Var, Layout] = {}
         self._chosen: dict[relax.Var, Lowering] = {}
         if machine is not None:
-            scene = Scene(machine, self.layouts)
-            for layer in graph.layers:
-                for binding in _payload(graph, layer.name).bindings:
-                    self._choose(binding, scene)
+            payloads = [_payload(graph, layer.name) for layer in graph.layers]
+            bindings = [binding for payload in payloads for binding in payload.bindings]
+            definitions = {binding.var: binding.value for binding in bindings}
+            scene = Scene(machine, self.layouts, definitions)
+            for binding in bindings:
+                self._choose(binding, scene)
 
     def have_rules(self, payload: LayerPayload) -> bool:
         """Whether rules schedule all of a layer's kernels; on a GPU TVM's own do."""

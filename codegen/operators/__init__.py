@@ -19,6 +19,7 @@ from partc.codegen.operators import (
     elementwise,
     planes,
     products,
+    responses,
     rows,
 )
 from partc.codegen.operators.lowering import Lowering, Rule, Scene, plain_lowering
@@ -46,6 +47,7 @@ RULES: Mapping[str, Rule] = {
     **copies.RULES,
     **planes.RULES,
     **products.RULES,
+    **responses.RULES,
     **rows.RULES,
 }
 """What is tried for each operator."""

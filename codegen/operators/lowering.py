@@ -19,7 +19,6 @@ from partc.codegen.machine import Machine
 from partc.passes.build import ELEMENTWISE, REARRANGING
 from partc.passes.expressions import dtype_of, map_leaves, op_name, shape_of
 
-
 # What computes every element from a few others has a rule: the default schedule's for such loops.
 _INJECTIVE = (
     ELEMENTWISE
@@ -54,10 +53,12 @@ class Scene:
     Args:
         machine: The CPU.
         layouts: The variables of the source that are in blocked layout.
+        definitions: What variables of the source are bound to.
     """
 
     machine: Machine
     layouts: Mapping[relax.Var, Layout]
+    definitions: Mapping[relax.Var, relax.Expr]
 
     def layout(self, leaf: relax.Expr) -> Layout | None:
         """The blocked layout of a leaf, if it is a variable that has one."""
