@@ -73,6 +73,14 @@ def test_what_cannot_be_compiled_says_why():
     assert "sm_53" in (reasons["jetson-nano"] or "")
 
 
+def test_every_cpu_has_its_caches_described():
+    cpus = [target for target in builtin_targets() if target.tvm.get("kind") == "llvm"]
+    assert len(cpus) == 7
+    for cpu in cpus:
+        assert cpu.sources.keys() >= {"l1_cache_kib", "l2_cache_kib"}
+        assert cpu.l1_cache_kib < cpu.l2_cache_kib
+
+
 def test_a_file_of_ones_own(tmp_path: Path):
     path = tmp_path / "mine.toml"
     path.write_text(MINE)
@@ -90,6 +98,7 @@ def test_a_file_of_ones_own(tmp_path: Path):
         tvm={"kind": "llvm", "mattr": ["+neon"], "num-cores": 2},
     )
     assert target.achieved_fraction == 1
+    assert (target.l1_cache_kib, target.l2_cache_kib) == (32, 256)
     assert target.uncompilable is None
 
 
@@ -102,6 +111,8 @@ def test_a_file_of_ones_own(tmp_path: Path):
         "memory_gb",
         "busy_watts",
         "achieved_fraction",
+        "l1_cache_kib",
+        "l2_cache_kib",
     ],
 )
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
