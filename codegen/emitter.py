@@ -129,7 +129,7 @@ class Emitter:
 
     def _to_blocked(self, value: relax.Expr, layout: Layout) -> relax.Expr:
         machine = self.machine
-        if layout.in_order:
+        if layout == Layout.of(layout.channels, layout.lanes):
             return self.copy("to_blocked", lambda x: to_blocked(x, machine), value)
         channels = self.weight(layout.inverse())
         return self.copy(

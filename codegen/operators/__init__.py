@@ -23,7 +23,6 @@ from partc.codegen.operators import (
     rows,
 )
 from partc.codegen.operators.lowering import Lowering, Rule, Scene, plain_lowering
-from partc.passes.build import ELEMENTWISE
 from partc.passes.expressions import op_name
 
 
@@ -41,10 +40,10 @@ def choose_lowering(value: relax.Expr, scene: Scene) -> Lowering:
 
 
 RULES: Mapping[str, Rule] = {
-    **dict.fromkeys(ELEMENTWISE, elementwise.follow_layout),
     **channels.RULES,
     **convolution.RULES,
     **copies.RULES,
+    **elementwise.RULES,
     **planes.RULES,
     **products.RULES,
     **responses.RULES,

@@ -45,6 +45,8 @@ def _take(call: relax.Call, scene: Scene) -> Lowering | None:
     if call.attrs["axis"] is None or int(call.attrs["axis"]) != _CHANNELS:
         return None
     channels = [int(index) for index in indices.clip(0, shape_of(data)[_CHANNELS] - 1)]
+    if len(set(channels)) < len(channels):  # two channels in one place could not be told apart
+        return None
     return Lowering(lambda emitter: emitter.own(data), layout.take(channels))
 
 

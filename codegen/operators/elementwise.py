@@ -8,11 +8,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import numpy as np
 from tvm import relax
 
 from partc.codegen.emitter import Emitter
 from partc.codegen.layout import Layout
-from partc.codegen.operators.lowering import Lowering, Scene, is_float32, is_tensor
+from partc.codegen.operators.lowering import Lowering, Rule, Scene, is_float32, is_tensor
+from partc.passes.build import ELEMENTWISE
 from partc.passes.expressions import as_array, constant, shape_of
 
 
@@ -29,6 +33,25 @@ def follow_layout(call: relax.Call, scene: Scene) -> Lowering | None:
     def emit(emitter: Emitter) -> relax.Expr:
         args = [_operand(arg, layout, emitter) for arg in call.args]
         return emitter.call(relax.Call(call.op, args, call.attrs, call.ty_args))
+
+    return Lowering(emit, layout)
+
+
+def _prelu(call: relax.Call, scene: Scene) -> Lowering | None:
+    """Multiply what is negative with the slope of its channel."""
+    data, slopes = call.args[0], as_array(call.args[1])
+    layout = scene.layout(data)
+    if layout is None or slopes is None:
+        return None
+    if slopes.size > 1 and int(call.attrs["axis"]) != 1:
+        return None
+    each = constant(np.broadcast_to(slopes, layout.channels).reshape(1, -1, 1, 1))
+
+    def emit(emitter: Emitter) -> relax.Expr:
+        own, zero = emitter.own(data), constant(np.zeros((), np.float32))
+        negative = emitter.call(relax.op.minimum(own, zero))
+        scaled = emitter.call(relax.op.multiply(negative, emitter.blocked(each, layout)))
+        return emitter.call(relax.op.add(emitter.call(relax.op.maximum(own, zero)), scaled))
 
     return Lowering(emit, layout)
 
@@ -55,3 +78,6 @@ def _operand(arg: relax.Expr, layout: Layout, emitter: Emitter) -> relax.Expr:
     if array is not None:
         return emitter.plain(constant(array.reshape(batch, 1, *plane, 1)))
     return emitter.call(relax.op.reshape(emitter.plain(arg), (batch, 1, *plane, 1)))
+
+
+RULES: Mapping[str, Rule] = {**dict.fromkeys(ELEMENTWISE, follow_layout), "prelu": _prelu}

@@ -38,16 +38,16 @@ def _divide(call: relax.Call, scene: Scene) -> Lowering | None:
 
 def _match(call: relax.Call, scene: Scene) -> Response | None:
     """``x / (bias + alpha * mean(x * x)) ** beta``, the mean over channels, if a call is that."""
-    data = call.args[0]
-    if not is_float32(data) or len(shape_of(data)) != 4:
+    data, divisor = call.args
+    if not is_float32(data) or len(shape_of(data)) != 4 or shape_of(divisor) != shape_of(data):
         return None
-    power, beta = _split(call.args[1], "power", scene)
+    power, beta = _split(divisor, "power", scene)
     total, bias = _split(power, "add", scene)
     scaled, alpha = _split(total, "multiply", scene)
     if alpha is None or beta is None or bias is None:
         return None
     pool = _definition(_definition_argument(scaled, ("squeeze", "reshape"), scene), scene)
-    size = _window_size(pool)
+    size = _window_size(pool, shape_of(data))
     if size is None:
         return None
     square = _definition(
@@ -83,9 +83,11 @@ def _definition_argument(
     return call.args[0] if call is not None and op_name(call) in names else None
 
 
-def _window_size(pool: relax.Call | None) -> int | None:
+def _window_size(pool: relax.Call | None, shape: tuple[int, ...]) -> int | None:
     """How many channels an average pool covers, if it covers nothing else, centred and padded."""
     if pool is None or op_name(pool) != "avg_pool3d":
+        return None
+    if shape_of(pool.args[0]) != (shape[0], 1, *shape[1:]):
         return None
     attrs = pool.attrs
     size, *plane = (int(extent) for extent in attrs["pool_size"])
