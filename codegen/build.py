@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from partc.codegen.kernels.mathematics import legalize_map
 from partc.codegen.link import ARCHITECTURES, link_library
 from partc.codegen.machine import Machine, describe_machine
 from partc.codegen.schedule import KernelRules
+from partc.codegen.storage import share_storage
 from partc.errors import CompilerError, TargetError
 from partc.targets.target import Target, load_target
 
@@ -167,9 +168,16 @@ def _cpu_pipeline(target: TvmTarget, machine: Machine) -> tvm.transform.Pass:
             relax.transform.FuseTIR(),
             ApplyDefaultSchedule(KernelRules(machine)),
             *cpu_passes.dataflow_lower_passes(target),
-            *cpu_passes.finalize_passes(target),
+            *_with_shared_storage(cpu_passes.finalize_passes(target)),
         ]
     )
+
+
+def _with_shared_storage(passes: Sequence[Any]) -> list[Any]:
+    """The passes, with storage shared as soon as it is planned."""
+    names = [str(each.info.name) for each in passes]
+    planned = names.index("StaticPlanBlockMemory") + 1
+    return [*passes[:planned], share_storage, *passes[planned:]]
 
 
 @contextmanager

@@ -10,9 +10,7 @@ them.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,72 +19,28 @@ from tvm import te, tirx
 
 from partc.codegen.kernels.common import (
     Block,
+    Loop,
     Sch,
     anchor_attrs,
-    extent,
     fuse_tail,
-    most_accumulators,
     tile_of,
     unroll_inner,
+)
+from partc.codegen.kernels.convolution_plan import (
+    Problem,
+    Window,
+    plan_conv2d,
+    round_up,
 )
 from partc.codegen.machine import Machine
 
 RULE = "conv2d"
 
-_LATENCY_HIDDEN = 10  # independent multiply-adds that keep two pipelines of four stages busy
-_LOAD_SLOTS = 1.15  # some loads are of two cache lines
-_L2_NBYTES_PER_CYCLE = 32
-_OVERHEAD = 0.5  # of counting steps, in multiply-adds
-
-
-@dataclass(frozen=True)
-class Window:
-    """How a kernel moves over the plane; (height, width) of each.
-
-    ``padding`` is what is added at the (top, left, bottom, right).
-    """
-
-    kernel: tuple[int, int]
-    strides: tuple[int, int]
-    dilation: tuple[int, int]
-    padding: tuple[int, int, int, int]
-
-    def output(self, height: int, width: int) -> tuple[int, int]:
-        """The size of the plane that comes out."""
-        top, left, bottom, right = self.padding
-        return self._steps(0, height + top + bottom), self._steps(1, width + left + right)
-
-    def reach(self, axis: int, steps: int) -> int:
-        """How many input positions along an axis so many output positions read."""
-        span = self.dilation[axis] * (self.kernel[axis] - 1)
-        return (steps - 1) * self.strides[axis] + span + 1
-
-    def _steps(self, axis: int, padded: int) -> int:
-        return (padded - self.reach(axis, 1)) // self.strides[axis] + 1
-
-
-@dataclass(frozen=True)
-class Tile:
-    """What stays in registers: rows x columns of pixels, times blocks of channels."""
-
-    rows: int
-    columns: int
-    blocks: int
-
-    @property
-    def pixels(self) -> int:
-        return self.rows * self.columns
-
-    @property
-    def accumulators(self) -> int:
-        return self.pixels * self.blocks
-
 
 def conv2d(
     data: te.Tensor,
     weight: te.Tensor,
-    window: Window,
-    groups: int,
+    problem: Problem,
     machine: Machine,
     slot_of: Callable[[Any], Any] = lambda channel: channel,
 ) -> te.Tensor:
@@ -94,22 +48,19 @@ def conv2d(
 
     Args:
         data: (N, blocks, H, W, lanes), or plain, (N, C, H, W).
-        weight: What :func:`pack_weight` returned, (O/lanes, C/(groups*step), KH, KW, step, lanes).
-        window: How the kernel moves.
-        groups: Into how many independent groups channels are divided.
-        machine: What to choose the tile for.
+        weight: What :func:`pack_weight` returned.
+        problem: What to compute.
+        machine: What to divide the work for.
         slot_of: Gives the slot in which blocked data hold a channel; for ``step`` channels from a
             multiple of that on, these are side by side in one block.
 
     Returns:
         (N, O/lanes, OH, OW, lanes), every group from the beginning of a block on.
     """
-    batch, _, *plane = (int(size) for size in data.shape)
+    window, groups = problem.window, problem.groups
+    tile, shares = plan_conv2d(problem, machine)
     blocks, steps, _, _, step, lanes = (int(size) for size in weight.shape)
-    height, width = window.output(plane[0], plane[1])
-    depth = steps * step * math.prod(window.kernel)
-    tile = choose_tile(machine, height, width, blocks // groups, depth)
-    rows, columns = _round_up(height, tile.rows), _round_up(width, tile.columns)
+    rows, columns = round_up(problem.height, tile.rows), round_up(problem.width, tile.columns)
     read = _reader(data, window, rows, columns, slot_of)
     outer = te.reduce_axis((0, steps), "outer")
     inner = te.reduce_axis((0, step), "inner")
@@ -117,7 +68,7 @@ def conv2d(
     kw = te.reduce_axis((0, window.kernel[1]), "kw")
 
     def multiply_add(n: Any, o: Any, h: Any, w: Any, lane: Any) -> Any:
-        group = o // (blocks // groups) if groups > 1 else 0
+        group = o // problem.blocks if groups > 1 else 0
         channel = group * (steps * step) + outer * step + inner
         row = h * window.strides[0] + kh * window.dilation[0]
         column = w * window.strides[1] + kw * window.dilation[1]
@@ -125,100 +76,42 @@ def conv2d(
         return te.sum(product, axis=[outer, kh, kw, inner])
 
     convolved = te.compute(
-        (batch, blocks, rows, columns, lanes),
+        (problem.batch, blocks, rows, columns, lanes),
         multiply_add,
         name="conv2d",
-        attrs=anchor_attrs(RULE, (tile.rows, tile.columns, tile.blocks)),
+        attrs=anchor_attrs(RULE, (*tile.extents, shares.bands, shares.parts)),
     )
     return te.compute(
-        (batch, blocks, height, width, lanes), lambda *at: convolved(*at), name="conv2d_cropped"
+        (problem.batch, groups * problem.blocks, problem.height, problem.width, lanes),
+        lambda *at: convolved(*at),
+        name="conv2d_cropped",
     )
 
 
-def pack_weight(weight: NDArray[Any], groups: int, step: int, lanes: int) -> NDArray[Any]:
-    """Arrange a weight as a kernel reads it.
+def pack_weight(
+    weight: NDArray[Any], problem: Problem, step: int, machine: Machine
+) -> NDArray[Any]:
+    """Arrange a weight as the kernel reads it.
 
     Args:
         weight: (O, C/groups, KH, KW).
-        groups: Groups of channels; each one's outputs start a block.
+        problem: What is computed with it.
         step: How many input channels lie together; divides C/groups.
-        lanes: How many output channels lie together.
+        machine: Whose vectors output channels fill.
 
     Returns:
-        (O/lanes, C/(groups*step), KH, KW, step, lanes), with zeros behind each group's outputs.
+        (blocks, C/(groups*step), KH, KW, step, lanes). Each group's outputs start a block, and
+        what is behind them is zero, up to the blocks of a whole tile.
     """
+    tile, _ = plan_conv2d(problem, machine)
+    blocks = round_up(problem.blocks, tile.blocks)
+    groups, lanes = problem.groups, machine.lanes
     out_channels, channels, *kernel = weight.shape
     each = out_channels // groups
-    blocks = math.ceil(each / lanes)
     padded = np.zeros((groups, blocks * lanes, channels, *kernel), weight.dtype)
     padded[:, :each] = weight.reshape(groups, each, channels, *kernel)
     split = padded.reshape(groups * blocks, lanes, channels // step, step, *kernel)
     return np.ascontiguousarray(split.transpose(0, 2, 4, 5, 3, 1))
-
-
-def choose_tile(machine: Machine, height: int, width: int, blocks: int, depth: int) -> Tile:
-    """The tile that keeps the multiply-add units busiest.
-
-    Args:
-        machine: The CPU.
-        height: Of the plane that comes out.
-        width: Likewise.
-        blocks: How many blocks of channels come out.
-        depth: How many products are summed for each number.
-    """
-    return max(
-        _tiles(machine, height, width, blocks),
-        key=lambda tile: (
-            _efficiency(machine, tile, depth) * _useful(tile, height, width),
-            -tile.rows,
-            tile.columns,
-        ),
-    )
-
-
-def _tiles(machine: Machine, height: int, width: int, blocks: int) -> Iterator[Tile]:
-    """Every tile that registers can hold."""
-    for channel_blocks in (count for count in (1, 2, 3, 4, 5, 6) if blocks % count == 0):
-        most = _most_pixels(machine, channel_blocks)
-        for columns in range(1, min(width, most) + 1):
-            yield Tile(1, columns, channel_blocks)
-        for rows in range(2, min(height, most // width) + 1):
-            yield Tile(rows, width, channel_blocks)
-
-
-def _most_pixels(machine: Machine, blocks: int) -> int:
-    """How many pixels of so many channel blocks fit the registers, operands included.
-
-    Where a pixel has to be spread over a register first, LLVM keeps it there for all the blocks.
-    """
-    if machine.broadcasts:
-        return most_accumulators(machine) // blocks
-    free = machine.registers - (1 if machine.multiply_adds else 2)
-    return free - 1 if blocks == 1 else free // (blocks + 1)
-
-
-def _efficiency(machine: Machine, tile: Tile, depth: int) -> float:
-    """The share of the peak that a tile can reach.
-
-    Two multiply-adds and two loads are issued a cycle; fewer multiply-adds than
-    ``_LATENCY_HIDDEN`` wait for each other. Weights that do not stay in the first-level cache come
-    from the second.
-    """
-    weights = 4 * machine.lanes * tile.blocks
-    from_l2 = 2 * weights / _L2_NBYTES_PER_CYCLE if depth * weights > machine.l1_nbytes / 2 else 0
-    loads = _LOAD_SLOTS * (tile.pixels + tile.blocks)
-    slots = max(tile.accumulators, loads, _LATENCY_HIDDEN, from_l2)
-    return tile.accumulators / (slots + _OVERHEAD)
-
-
-def _useful(tile: Tile, height: int, width: int) -> float:
-    """The share of a tile's pixels that lie in the plane."""
-    covered = _round_up(height, tile.rows) * _round_up(width, tile.columns)
-    return height * width / covered
-
-
-def _round_up(size: int, multiple: int) -> int:
-    return math.ceil(size / multiple) * multiple
 
 
 def _reader(
@@ -248,30 +141,40 @@ def _reader(
 
 
 def schedule_conv2d(schedule: Sch, anchor: Block, machine: Machine) -> None:  # noqa: ARG001
-    """Tiles in registers, channels of a block in a vector, blocks of channels in parallel."""
-    rows, columns, blocks = tile_of(schedule, anchor)
-    producers = schedule.get_producers(anchor)
+    """Tiles in registers; for each band of rows the input in the cache; bands in parallel."""
+    rows, columns, blocks, bands, parts = tile_of(schedule, anchor)
+    padding = schedule.get_producers(anchor)
     tail = fuse_tail(schedule, anchor)
     n, o, h, w, lane = schedule.get_loops(tail)
-    o_outer, o_inner = schedule.split(o, [None, blocks])
-    h_outer, h_inner = schedule.split(h, [None, rows])
+    part, o_outer, o_inner = schedule.split(o, [parts, None, blocks])
+    band, h_outer, h_inner = schedule.split(h, [bands, None, rows])
     w_outer, w_inner = schedule.split(w, [None, columns])
-    schedule.reorder(n, o_outer, h_outer, w_outer, o_inner, h_inner, w_inner, lane)
-    schedule.parallel(schedule.fuse(n, o_outer))
+    schedule.reorder(n, band, part, o_outer, h_outer, w_outer, o_inner, h_inner, w_inner, lane)
+    share = schedule.fuse(n, band, part)
+    schedule.parallel(share)
     schedule.compute_at(anchor, w_outer, preserve_unit_loops=True)
-    _, b_o, b_h, b_w, b_lane, outer, kh, kw, inner = schedule.get_loops(anchor)[-9:]
+    b_o, b_h, b_w, b_lane, outer, kh, kw, inner = schedule.get_loops(anchor)[-8:]
     schedule.reorder(outer, kh, kw, inner, b_o, b_h, b_w, b_lane)
-    for producer in producers:
-        _schedule_padding(schedule, producer)
+    for block in padding:
+        _schedule_padding(schedule, block, share if parts == 1 else None)
     unroll_inner(schedule, anchor, 3)
     initial = schedule.decompose_reduction(anchor, outer)
     unroll_inner(schedule, initial, 3)
     unroll_inner(schedule, tail, 3)
 
 
-def _schedule_padding(schedule: Sch, padded: Block) -> None:
+def _schedule_padding(schedule: Sch, padded: Block, share: Loop | None) -> None:
+    """Pad the rows of a band for the channels of all its tiles, or all rows in a loop before."""
+    if share is not None:
+        schedule.compute_at(padded, share, preserve_unit_loops=True)
     loops = schedule.get_loops(padded)
-    if len(loops) == 5:
+    if _is_blocked(schedule, padded):
         schedule.vectorize(loops[-1])
-    if extent(schedule, loops[0]) * extent(schedule, loops[1]) > 1:
-        schedule.parallel(schedule.fuse(*loops[:2]))
+    else:
+        schedule.annotate(loops[-1], "pragma_loop_partition_hint", 1)
+    if share is None:
+        schedule.parallel(schedule.fuse(*loops[:3]))
+
+
+def _is_blocked(schedule: Sch, padded: Block) -> bool:
+    return len(schedule.get(padded).writes[0].region) == 5

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import te
 
-from partc.codegen.kernels.convolution import Window
+from partc.codegen.kernels.convolution_plan import Window
 from partc.codegen.kernels.sliding import Tensor, crop, slide
 from partc.codegen.machine import Machine
 

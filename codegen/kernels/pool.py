@@ -20,7 +20,7 @@ from partc.codegen.kernels.common import (
     fuse_tail,
     unroll_inner,
 )
-from partc.codegen.kernels.convolution import Window
+from partc.codegen.kernels.convolution_plan import Window
 from partc.codegen.kernels.sliding import (
     Expression,
     Tensor,

@@ -26,7 +26,7 @@ from partc.codegen.kernels.common import (
     tile_of,
     unroll_inner,
 )
-from partc.codegen.kernels.convolution import Window
+from partc.codegen.kernels.convolution_plan import Window
 from partc.codegen.machine import Machine
 
 RULE = "sliding window"

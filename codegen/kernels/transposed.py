@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import te
 
-from partc.codegen.kernels.convolution import Window
+from partc.codegen.kernels.convolution_plan import Window
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from partc.codegen.kernels.common import (
     tile_of,
     unroll_inner,
 )
-from partc.codegen.kernels.convolution import Window
+from partc.codegen.kernels.convolution_plan import Window
 from partc.codegen.kernels.winograd_plan import Layer, Plan, plan_winograd
 from partc.codegen.kernels.winograd_transform import (
     KERNEL,

@@ -191,7 +191,8 @@ def _direct_cycles(layer: Layer, machine: Machine) -> float:
 
 
 def _fetch_cycles(layer: Layer, side: int, machine: Machine) -> float:
-    return _weight_nbytes(layer, side, machine) / _L3_NBYTES_PER_CYCLE
+    """What it takes to read the weights for the first time: other layers came in between."""
+    return _weight_nbytes(layer, side, machine) / _MEMORY_NBYTES_PER_CYCLE
 
 
 def _weight_nbytes(layer: Layer, side: int, machine: Machine) -> int:

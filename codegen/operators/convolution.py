@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from partc.codegen.emitter import Emitter
-from partc.codegen.kernels.convolution import Window, conv2d, pack_weight
+from partc.codegen.kernels.convolution import conv2d, pack_weight
+from partc.codegen.kernels.convolution_plan import Problem, Window
 from partc.codegen.kernels.depthwise import depthwise_conv2d
 from partc.codegen.kernels.transposed import (
     Transposition,
@@ -56,13 +57,14 @@ def _on_image(
 ) -> Lowering:
     """Read few channels as they come: they would not fill a block."""
     machine = scene.machine
+    problem = _problem(data, weight, window, groups, scene)
 
     def emit(emitter: Emitter) -> relax.Expr:
         return emitter.kernel(
             "conv2d",
-            lambda x, w: conv2d(x, w, window, groups, machine),
+            lambda x, w: conv2d(x, w, problem, machine),
             emitter.plain(data),
-            emitter.weight(pack_weight(weight, groups, 1, machine.lanes)),
+            emitter.weight(pack_weight(weight, problem, 1, machine)),
         )
 
     return Lowering(emit, Layout.of(weight.shape[0], machine.lanes, groups))
@@ -73,14 +75,15 @@ def _direct(
 ) -> Lowering:
     """Read the channels in the order in which they lie."""
     machine, layout = scene.machine, scene.layout_or_new(data)
+    problem = _problem(data, weight, window, 1, scene)
+    step = runs.step(machine.lanes)
 
     def emit(emitter: Emitter) -> relax.Expr:
-        packed = pack_weight(weight[:, layout.order], 1, runs.step(machine.lanes), machine.lanes)
         return emitter.kernel(
             "conv2d",
-            lambda x, w: conv2d(x, w, window, 1, machine, runs.slot),
+            lambda x, w: conv2d(x, w, problem, machine, runs.slot),
             emitter.blocked(data, layout),
-            emitter.weight(packed),
+            emitter.weight(pack_weight(weight[:, layout.order], problem, step, machine)),
         )
 
     return Lowering(emit, Layout.of(weight.shape[0], machine.lanes))
@@ -90,19 +93,41 @@ def _direct_by_table(
     data: relax.Expr, weight: NDArray[Any], window: Window, groups: int, scene: Scene
 ) -> Lowering:
     """Look up where each channel lies."""
-    machine, layout = scene.machine, scene.layout_or_new(data)
-    step = math.gcd(weight.shape[1], machine.lanes)
+    lanes = scene.machine.lanes
 
     def emit(emitter: Emitter) -> relax.Expr:
-        return emitter.kernel(
-            "conv2d",
-            lambda x, w, slots: conv2d(x, w, window, groups, machine, slots),
-            emitter.blocked(data, layout),
-            emitter.weight(pack_weight(weight, groups, step, machine.lanes)),
-            emitter.weight(np.array(layout.slots, np.int32)),
-        )
+        return _emit_by_table(data, weight, window, groups, scene, emitter)
 
-    return Lowering(emit, Layout.of(weight.shape[0], machine.lanes, groups))
+    return Lowering(emit, Layout.of(weight.shape[0], lanes, groups))
+
+
+def _emit_by_table(
+    data: relax.Expr,
+    weight: NDArray[Any],
+    window: Window,
+    groups: int,
+    scene: Scene,
+    emitter: Emitter,
+) -> relax.Expr:
+    machine, layout = scene.machine, scene.layout_or_new(data)
+    problem = _problem(data, weight, window, groups, scene)
+    step = math.gcd(weight.shape[1], machine.lanes)
+    return emitter.kernel(
+        "conv2d",
+        lambda x, w, slots: conv2d(x, w, problem, machine, lambda channel: slots[channel]),
+        emitter.blocked(data, layout),
+        emitter.weight(pack_weight(weight, problem, step, machine)),
+        emitter.weight(np.array(layout.slots, np.int32)),
+    )
+
+
+def _problem(
+    data: relax.Expr, weight: NDArray[Any], window: Window, groups: int, scene: Scene
+) -> Problem:
+    batch, _, *plane = shape_of(data)
+    blocks = math.ceil(weight.shape[0] // groups / scene.machine.lanes)
+    height, width = window.output(plane[0], plane[1])
+    return Problem(batch, groups, weight.shape[1], blocks, height, width, window)
 
 
 def _depthwise(data: relax.Expr, weight: NDArray[Any], window: Window, scene: Scene) -> Lowering:
@@ -173,18 +198,9 @@ def _conv2d_transpose(call: relax.Call, scene: Scene) -> Lowering | None:
         weight = np.pad(weight, ((0, 0), (0, -channels % machine.lanes), (0, 0), (0, 0)))
     phases = phase_weight(weight, groups, transposition)
     window = transposition.window(*shape_of(data)[2:])
-    layout = scene.layout_or_new(data)
 
     def emit(emitter: Emitter) -> relax.Expr:
-        computed = emitter.kernel(
-            "conv2d_transpose",
-            lambda x, w, slots: conv2d(x, w, window, groups, machine, slots),
-            emitter.blocked(data, layout),
-            emitter.weight(
-                pack_weight(phases, groups, math.gcd(phases.shape[1], machine.lanes), machine.lanes)
-            ),
-            emitter.weight(np.array(layout.slots, np.int32)),
-        )
+        computed = _emit_by_table(data, phases, window, groups, scene, emitter)
         if blocked:
             return emitter.copy(
                 "interleave", lambda x: interleave_blocked(x, transposition), computed

@@ -63,6 +63,10 @@ class Executor:
         self._blocked = {spec.tensor: spec for spec in artifact.blocked}
         self._copies = _TensorCopies(self._device)
         self._params = self._load_params(directory / artifact.params, functions)
+        self._params_of = {
+            function.name: [self._params[name] for name in function.params]
+            for function in functions
+        }
         self._thread = ThreadPoolExecutor(1, "segments", _configure_workers, (threads,))
 
     def request(self, inputs: Mapping[str, Array]) -> Request:
@@ -117,9 +121,8 @@ class Executor:
         self, segment: SegmentSpec, tensors: Mapping[str, tvm_ffi.Tensor]
     ) -> dict[str, tvm_ffi.Tensor]:
         inputs = [tensors[name] for name in segment.inputs]
-        params = [self._params[name] for name in segment.params]
         try:
-            made = self._functions[segment.name](*inputs, *params)
+            made = self._functions[segment.name](*inputs, *self._params_of[segment.name])
             return dict(zip(segment.outputs, made, strict=True))
         except Exception as error:  # TVM raises whatever class its C++ code names
             raise ExecutionError(
