@@ -192,7 +192,7 @@ def softplus(x: Scalar) -> Scalar:
         x,
         lambda x: (
             tirx.Select(x < f32(0), f32(0), x)
-            + _let(exp(tirx.Select(x < f32(0), x, -x)), _log1p_of_fraction)
+            + _let(exp_of_negative(tirx.Select(x < f32(0), x, -x)), _log1p_of_fraction)
         ),
     )
 
