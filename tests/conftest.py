@@ -4,12 +4,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from tiny import save_tiny_model
 
 import partc
 from partc.bundle import Bundle
 
 GOLDEN = Path(__file__).parent / "golden"
+
+# What draws networks goes on for minutes: pytest --hypothesis-profile=nightly
+settings.register_profile("nightly", max_examples=4000, print_blob=True)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

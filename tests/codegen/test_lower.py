@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,11 @@ from hypothesis import strategies as st
 from relax_models import (
     Machine,
     assert_close,
+    cut_from,
+    layer_graph,
     make_module,
     random_inputs,
     relax_modules,
-    signature,
     weights,
 )
 from tvm import relax
@@ -24,29 +24,11 @@ from tvm.relax import op
 from partc.codegen.emitter import INLINE_NBYTES
 from partc.codegen.lower import LoweredSegments, lower_segments
 from partc.errors import CompilerError
-from partc.graph import Layer, LayerCost, LayerGraph, Tensor, TensorType
-from partc.passes.build import build_graph
+from partc.graph import Layer, LayerGraph, Tensor, TensorType
 from partc.passes.canonicalize import canonicalize
 from partc.passes.expressions import constant, shape_of
 from partc.passes.segment import build_plan_table
-from partc.plan import Cut, Segment
-
-FREE = LayerCost(device_ms=0, server_ms=0, device_mj=0)
-
-
-def _graph(canonical: tvm.IRModule) -> LayerGraph:
-    graph = build_graph("toy", canonical, *signature(canonical))
-    return graph.with_layers(replace(layer, cost=FREE) for layer in graph.layers)
-
-
-def _cut_from(graph: LayerGraph, layers: Sequence[Layer]) -> Cut:
-    """These layers and all that depend on them on the server."""
-    server = {layer.name for layer in layers}
-    for layer in graph.layers:
-        makers = (graph.producers.get(tensor.name) for tensor in layer.inputs)
-        if any(maker and maker.name in server for maker in makers):
-            server.add(layer.name)
-    return Cut(frozenset(server))
+from partc.plan import Segment
 
 
 def _segment_by_layer(graph: LayerGraph) -> list[Segment]:
@@ -59,11 +41,11 @@ def _segment_by_layer(graph: LayerGraph) -> list[Segment]:
 @st.composite
 def _segmented(draw: st.DrawFn) -> tuple[tvm.IRModule, LayerGraph, Sequence[Segment]]:
     canonical = canonicalize(draw(relax_modules(max_steps=10)))
-    graph = _graph(canonical)
+    graph = layer_graph(canonical)
     if not graph.layers or draw(st.booleans()):
         return canonical, graph, _segment_by_layer(graph)
     starts = st.lists(st.sampled_from(graph.layers), min_size=1, max_size=2)
-    cuts = [_cut_from(graph, layers) for layers in draw(st.lists(starts, max_size=3))]
+    cuts = [cut_from(graph, layers) for layers in draw(st.lists(starts, max_size=3))]
     return canonical, graph, build_plan_table(graph, cuts).segments
 
 
@@ -91,7 +73,7 @@ def test_segments_compute_what_the_module_computes(
 
 
 def _lower(build: Any) -> LoweredSegments:
-    graph = _graph(canonicalize(make_module({"x": (1, 4)}, build)))
+    graph = layer_graph(canonicalize(make_module({"x": (1, 4)}, build)))
     return lower_segments(graph, _segment_by_layer(graph))
 
 

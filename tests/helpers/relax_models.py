@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,10 @@ from numpy.typing import NDArray
 from tvm import relax
 from tvm.relax import op
 
-from partc.graph import Tensor
+from partc.graph import Layer, LayerCost, LayerGraph, Tensor
+from partc.passes.build import build_graph
 from partc.passes.expressions import constant, op_name, shape_of, tensor_type
+from partc.plan import Cut
 
 Array = NDArray[np.generic]
 
@@ -83,6 +86,23 @@ def signature(module: tvm.IRModule) -> tuple[list[Tensor], list[Tensor]]:
     )
 
 
+def layer_graph(canonical: tvm.IRModule) -> LayerGraph:
+    """The layers of a canonical module; they cost nothing."""
+    graph = build_graph("toy", canonical, *signature(canonical))
+    free = LayerCost(device_ms=0, server_ms=0, device_mj=0)
+    return graph.with_layers(replace(layer, cost=free) for layer in graph.layers)
+
+
+def cut_from(graph: LayerGraph, layers: Sequence[Layer]) -> Cut:
+    """These layers and all that depend on them on the server."""
+    server = {layer.name for layer in layers}
+    for layer in graph.layers:
+        makers = (graph.producers.get(tensor.name) for tensor in layer.inputs)
+        if any(maker and maker.name in server for maker in makers):
+            server.add(layer.name)
+    return Cut(frozenset(server))
+
+
 def random_inputs(function: relax.Function) -> list[Array]:
     """One array for each parameter: normal numbers, or small integers."""
     generator = np.random.default_rng(0)
@@ -91,10 +111,11 @@ def random_inputs(function: relax.Function) -> list[Array]:
 
 
 class Machine:
-    """Every function of a module, compiled by TVM's default pipeline."""
+    """Every function of a module, compiled by TVM's default pipeline and hardly optimised."""
 
     def __init__(self, module: tvm.IRModule) -> None:
-        self._machine = relax.VirtualMachine(tvm.compile(module, "llvm"), tvm.cpu())
+        target = tvm.target.Target({"kind": "llvm", "opt-level": 0})
+        self._machine = relax.VirtualMachine(tvm.compile(module, target), tvm.cpu())
 
     def run(self, name: str, arrays: Sequence[Array]) -> list[Array]:
         results = self._machine[name](*map(tvm.runtime.tensor, arrays))

@@ -2,8 +2,8 @@
  *
  *   aarch64_runner LIBRARY FUNCTION in:DTYPE:SHAPE:FILE … out:FILE …
  *
- * Inputs are raw little-endian files, SHAPE is like 1x3x48x192; outputs are written raw, in the
- * order in which the function returns them.
+ * Inputs are raw little-endian files, SHAPE is like 1x3x48x192; outputs are written as .npy files,
+ * in the order in which the function returns them.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,7 +11,8 @@
 
 #include <tvm/ffi/c_api.h>
 
-enum { MAX_ARGUMENTS = 4096, MAX_DIMENSIONS = 16, ALIGNMENT = 64 };
+enum { MAX_ARGUMENTS = 4096, MAX_DIMENSIONS = 8, ALIGNMENT = 64 };
+enum { NPY_HEADER_NBYTES = 256 };
 enum { CPU = 1, POOLED_ALLOCATOR = 2 };
 
 static void *content_of(TVMFFIObjectHandle object) {
@@ -127,11 +128,41 @@ static TVMFFIAny read_tensor(char *description) {
   return value;
 }
 
+static char npy_kind(const DLTensor *tensor, const char *path) {
+  switch (tensor->dtype.code) {
+    case kDLInt: return 'i';
+    case kDLUInt: return 'u';
+    case kDLFloat: return 'f';
+    case kDLBool: return 'b';
+  }
+  fail("NumPy has no such dtype", path);
+  return 0;
+}
+
+/* The format's version 1.0: magic, version, length of the text, text, padding, line feed. */
+static void npy_header(const DLTensor *tensor, const char *path, char *header) {
+  memset(header, ' ', NPY_HEADER_NBYTES);
+  memcpy(header, "\x93NUMPY\x01\x00", 8);
+  header[8] = (char)(NPY_HEADER_NBYTES - 10);
+  header[9] = 0;
+  char *end = header + 10;
+  end += sprintf(end, "{'descr': '<%c%d', 'fortran_order': False, 'shape': (",
+                 npy_kind(tensor, path), tensor->dtype.bits / 8);
+  if (tensor->ndim > MAX_DIMENSIONS) fail("too many dimensions", path);
+  for (int i = 0; i < tensor->ndim; ++i) end += sprintf(end, "%lld,", (long long)tensor->shape[i]);
+  end += sprintf(end, ")}");
+  *end = ' ';
+  header[NPY_HEADER_NBYTES - 1] = '\n';
+}
+
 static void write_tensor(TVMFFIAny value, const char *path) {
   if (value.type_index != kTVMFFITensor) fail("an output is not a tensor", path);
   DLTensor *tensor = content_of(value.v_obj);
+  char header[NPY_HEADER_NBYTES];
+  npy_header(tensor, path, header);
   FILE *file = fopen(path, "wb");
   if (file == NULL) fail("cannot open", path);
+  if (fwrite(header, 1, sizeof header, file) != sizeof header) fail("cannot write", path);
   size_t nbytes = nbytes_of(tensor);
   const char *data = (const char *)tensor->data + tensor->byte_offset;
   if (fwrite(data, 1, nbytes, file) != nbytes || fclose(file) != 0) fail("cannot write", path);

@@ -7,18 +7,28 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tvm_ffi.libinfo
 from halves import assert_close
+from layers import networks_side_by_side
 from numpy.typing import NDArray
 from prerequisites import require
+from relax_models import Machine, cut_from, layer_graph, random_inputs
 
 import partc
+from partc.codegen.halves import build_half
 from partc.codegen.link import run_zig_cc
+from partc.passes.canonicalize import canonicalize
+from partc.passes.segment import build_plan_table
 from partc.plan import Side
+from partc.runtime.spec import ArtifactSpec, SegmentSpec
+from partc.targets.target import load_target
 
 SYSROOT = Path("/usr/aarch64-linux-gnu")
 RUNNER_SOURCE = Path(__file__).with_name("aarch64_runner.c")
@@ -29,11 +39,11 @@ RUNTIME_LIBRARIES = {
     "apache-tvm": "tvm/lib/libtvm_runtime.so",
 }
 
-Array = NDArray[np.float32]
+Array = NDArray[Any]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def emulator() -> None:
+def emulation() -> None:
     require(shutil.which("qemu-aarch64-static") is not None, "the Debian package qemu-user-static")
     packages = "the Debian packages libc6-arm64-cross and libstdc++6-arm64-cross"
     for library in ("libc.so.6", "libstdc++.so.6"):
@@ -84,29 +94,61 @@ def runner(runtime: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return executable
 
 
-def run_emulated(
-    runner: Path, runtime: Path, library: Path, function: str, inputs: list[Array], outputs: int
-) -> list[bytes]:
-    """Call a function of a library for aarch64; return what the outputs hold."""
-    results = [library.with_name(f"output{index}") for index in range(outputs)]
-    arguments = [f"out:{path}" for path in results]
-    for index, array in enumerate(inputs):
-        path = library.with_name(f"input{index}")
-        array.tofile(path)
-        shape = "x".join(map(str, array.shape))
-        arguments.append(f"in:{array.dtype}:{shape}:{path}")
-    emulator = ["qemu-aarch64-static", "-L", SYSROOT, "-E", f"LD_LIBRARY_PATH={runtime}"]
-    subprocess.run([*emulator, runner, library, function, *arguments], check=True)
-    return [path.read_bytes() for path in results]
+@dataclass(frozen=True)
+class Emulator:
+    """Calls functions of libraries for aarch64."""
+
+    runner: Path
+    runtime: Path
+    workspace: Path
+
+    def call(
+        self, library: Path, function: str, inputs: Sequence[Array], outputs: int
+    ) -> list[Array]:
+        results = [self.workspace / f"output{index}.npy" for index in range(outputs)]
+        arguments = [f"out:{path}" for path in results]
+        for index, array in enumerate(inputs):
+            path = self.workspace / f"input{index}"
+            array.tofile(path)
+            shape = "x".join(map(str, array.shape))
+            arguments.append(f"in:{array.dtype}:{shape}:{path}")
+        emulator = ["qemu-aarch64-static", "-L", SYSROOT, "-E", f"LD_LIBRARY_PATH={self.runtime}"]
+        subprocess.run([*emulator, self.runner, library, function, *arguments], check=True)
+        return [np.load(path, allow_pickle=False) for path in results]
+
+
+@pytest.fixture
+def emulator(runner: Path, runtime: Path, tmp_path: Path) -> Emulator:
+    return Emulator(runner, runtime, tmp_path)
+
+
+def run_half(
+    emulator: Emulator, directory: Path, artifact: ArtifactSpec, inputs: Mapping[str, Array]
+) -> dict[str, Array]:
+    """Run the segments of a half; between them all tensors are in plain layout, as on the wire."""
+    weights = np.load(directory / artifact.params, allow_pickle=False)
+    blocked = {spec.tensor: spec for spec in artifact.blocked}
+    tensors = dict(inputs)
+
+    def run(function: SegmentSpec, given: Mapping[str, Array]) -> dict[str, Array]:
+        arrays = [*(given[name] for name in function.inputs), *map(weights.get, function.params)]
+        library, count = directory / artifact.library, len(function.outputs)
+        made = emulator.call(library, function.name, arrays, count)
+        return dict(zip(function.outputs, made, strict=True))
+
+    for segment in artifact.segments:
+        given = {name: tensors[name] for name in segment.inputs}
+        for name in blocked.keys() & given.keys():
+            given |= run(blocked[name].to_blocked, given)
+        made = run(segment, given)
+        for name in blocked.keys() & made.keys():
+            made |= run(blocked[name].to_plain, made)
+        tensors |= made
+    return tensors
 
 
 def test_the_device_half_for_a_raspberry_pi_computes_what_onnx_runtime_computes(
-    runner: Path,
-    runtime: Path,
-    cls_model: Path,
-    cls_input: Array,
-    cls_expected: Array,
-    tmp_path: Path,
+    emulator: Emulator, cls_model: Path, cls_input: Array, cls_expected: Array, tmp_path: Path
 ) -> None:
     bundle = partc.compile(
         cls_model,
@@ -116,24 +158,29 @@ def test_the_device_half_for_a_raspberry_pi_computes_what_onnx_runtime_computes(
         pins={"Conv_16": "device", "Conv_17": "server"},
         output=tmp_path / "bundle",
     )
-    library = Path(shutil.copy(bundle.path / "device" / "model.so", tmp_path))
-    weights = np.load(bundle.path / "device" / "params.npz")
-    entries = (*bundle.manifest.plans[2].upload, *bundle.manifest.outputs)
-    shapes = {entry.name: entry.shape for entry in entries}
-    tensors = {"x": cls_input}
-    segments = bundle.half(Side.DEVICE).ARTIFACT.segments
-    assert len(segments) == 2
-    for segment in segments:
-        inputs = [*(tensors[name] for name in segment.inputs), *map(weights.get, segment.params)]
-        made = run_emulated(runner, runtime, library, segment.name, inputs, len(segment.outputs))
-        for name, raw in zip(segment.outputs, made, strict=True):
-            tensors[name] = np.frombuffer(raw, np.float32).reshape(shapes[name])
+    artifact = bundle.half(Side.DEVICE).ARTIFACT
+    assert len(artifact.segments) == 2
+    assert artifact.blocked
+    tensors = run_half(emulator, bundle.path / "device", artifact, {"x": cls_input})
     assert_close(tensors[bundle.manifest.outputs[0].name], cls_expected)
 
 
+def test_networks_of_every_kind_compute_what_they_say(emulator: Emulator, tmp_path: Path) -> None:
+    module = networks_side_by_side()
+    graph = layer_graph(canonicalize(module))
+    table = build_plan_table(graph, [cut_from(graph, graph.layers[2::7])])
+    artifact = build_half(graph, table, Side.DEVICE, load_target("raspberry-pi-4"), tmp_path)
+    inputs = random_inputs(module["main"])
+    expected = Machine(module).run("main", inputs)
+    names = [tensor.name for tensor in graph.inputs]
+    tensors = run_half(emulator, tmp_path, artifact, dict(zip(names, inputs, strict=True)))
+    for tensor, array in zip(graph.outputs, expected, strict=True):
+        assert_close(tensors[tensor.name], array)
+
+
 def test_the_runner_reports_what_the_runtime_raises(
-    runner: Path, runtime: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    emulator: Emulator, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(subprocess.CalledProcessError):
-        run_emulated(runner, runtime, tmp_path / "missing.so", "main", [], outputs=0)
+        emulator.call(Path("missing.so"), "main", [], outputs=0)
     assert "missing.so" in capfd.readouterr().err
