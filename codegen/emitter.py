@@ -18,10 +18,10 @@ from tvm import relax
 
 from partc.codegen.kernels.blocks import gather_channels, scatter_channels
 from partc.codegen.kernels.layout import to_blocked, to_plain
-from partc.codegen.layout import Layout
+from partc.codegen.layout import Layout, plane_of
 from partc.codegen.machine import Machine
 from partc.errors import CompilerError
-from partc.passes.expressions import as_array
+from partc.passes.expressions import as_array, shape_of
 
 INLINE_NBYTES = 16
 """Constants up to this size stay in the code, where kernels can fold them."""
@@ -89,15 +89,18 @@ class Emitter:
             inline = array is None or array.nbytes <= INLINE_NBYTES
             return source if inline else self.weight(array)
         if (source, None) not in self._values:
-            self._values[source, None] = self._to_plain(self.own(source), self._layouts[source])
+            plain = self._to_plain(self.own(source), self._layouts[source])
+            self._values[source, None] = self._reshape(plain, shape_of(source))
         return self._values[source, None]
 
     def blocked(self, source: relax.Expr, layout: Layout) -> relax.Expr:
-        """A leaf of the source, of shape (N, C, H, W), in a blocked layout."""
+        """A leaf of the source, of shape (N, C, H, W) or (N, C, W), in a blocked layout."""
         if not isinstance(source, relax.Var):
             return self.weight(layout.pack(as_array(source)))
         if (source, layout) not in self._values:
-            self._values[source, layout] = self._to_blocked(self.plain(source), layout)
+            batch, channels, *_ = shape = shape_of(source)
+            plain = self._reshape(self.plain(source), (batch, channels, *plane_of(shape)))
+            self._values[source, layout] = self._to_blocked(plain, layout)
         return self._values[source, layout]
 
     def weight(self, array: NDArray[Any]) -> relax.Expr:
@@ -119,6 +122,9 @@ class Emitter:
     def copy(self, name: str, compute: Callable[..., Any], *tensors: Any) -> relax.Expr:
         """Emit a call of a kernel that only moves elements."""
         return self._builder.emit_te(compute, *tensors, primfunc_name_hint=name)
+
+    def _reshape(self, value: relax.Expr, shape: tuple[int, ...]) -> relax.Expr:
+        return value if shape_of(value) == shape else self.call(relax.op.reshape(value, shape))
 
     def _to_plain(self, value: relax.Expr, layout: Layout) -> relax.Expr:
         machine = self.machine

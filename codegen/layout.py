@@ -33,6 +33,8 @@ class Runs:
 class Layout:
     """How data of shape (N, C, H, W) lie as (N, blocks, H, W, lanes).
 
+    Data of shape (N, C, W) lie like those of planes that are one pixel high.
+
     Channels need not lie in order: what rearranges channels changes this description, and moves
     no data. Lanes that hold no channel hold anything, and nothing that is real may be computed
     from them.
@@ -98,14 +100,14 @@ class Layout:
 
     def shape(self, plain: Sequence[int]) -> tuple[int, ...]:
         """The shape that data of a plain shape have."""
-        batch, _, *plane = plain
-        return (batch, self.blocks, *plane, self.lanes)
+        return (plain[0], self.blocks, *plane_of(plain), self.lanes)
 
     def pack(self, plain: NDArray[Any]) -> NDArray[Any]:
-        """Arrange (N, C, ...) as (N, blocks, ..., lanes), with zeros where no channel is."""
-        batch, _, *plane = plain.shape
+        """Arrange (N, C, H, W) or (N, C, W) in blocks, with zeros where no channel is."""
+        batch, channels, *_ = plain.shape
+        plane = plane_of(plain.shape)
         packed = np.zeros((batch, self.blocks * self.lanes, *plane), plain.dtype)
-        packed[:, list(self.slots)] = plain
+        packed[:, list(self.slots)] = plain.reshape(batch, channels, *plane)
         split = packed.reshape(batch, self.blocks, self.lanes, *plane)
         return np.ascontiguousarray(np.moveaxis(split, 2, -1))
 
@@ -114,3 +116,8 @@ class Layout:
         channels = np.zeros(self.blocks * self.lanes, np.int32)
         channels[list(self.slots)] = np.arange(self.channels)
         return channels
+
+
+def plane_of(shape: Sequence[int]) -> tuple[int, int]:
+    """Height and width of (N, C, H, W), or of (N, C, W), which is one pixel high."""
+    return (1, shape[2]) if len(shape) == 3 else (shape[2], shape[3])

@@ -4,12 +4,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import tvm
-from tvm.s_tir import Schedule
+from tvm.s_tir import Schedule, ScheduleError
 from tvm.s_tir.dlight.base import ScheduleRule
 
 from partc.codegen.kernels import convolution, layout, lrn, matmul, pool, reduce, sliding, winograd
@@ -33,6 +34,9 @@ _RULES: Mapping[str, Callable[[Sch, Block, Machine], None]] = {
 class KernelRules(ScheduleRule):
     """Schedules a function by the rule that its anchor names, or else by the default one.
 
+    A rule that fails is a fault of ours, but none that should keep a model from being compiled:
+    it is told in a warning, and the default schedule takes over.
+
     Args:
         machine: The CPU to schedule for.
     """
@@ -41,16 +45,22 @@ class KernelRules(ScheduleRule):
 
     def apply(self, func: tvm.tirx.PrimFunc, target: Any, tunable: bool) -> Sch:  # noqa: ARG002
         schedule: Sch = Schedule(func)
-        anchors = {
-            str(schedule.get(block).annotations[RULE]): block
-            for block in _blocks(schedule)
-            if RULE in schedule.get(block).annotations
-        }
-        for rule, anchor in anchors.items():
-            _RULES[rule](schedule, anchor, self.machine)
+        anchors = _anchors(schedule)
+        try:
+            for rule, anchor in anchors.items():
+                _RULES[rule](schedule, anchor, self.machine)
+        except (ScheduleError, tvm.error.InternalError) as error:
+            warnings.warn(f"{', '.join(anchors)} does not fit a kernel: {error}", stacklevel=2)
+            schedule, anchors = Schedule(func), {}
         if not anchors:
             schedule_default(schedule, self.machine)
         return schedule
+
+
+def _anchors(schedule: Sch) -> Mapping[str, Block]:
+    """The anchors of a function by the names of their rules."""
+    annotations = {block: schedule.get(block).annotations for block in _blocks(schedule)}
+    return {str(found[RULE]): block for block, found in annotations.items() if RULE in found}
 
 
 def _blocks(schedule: Sch) -> Sequence[Block]:

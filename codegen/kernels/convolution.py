@@ -62,6 +62,8 @@ def conv2d(
     blocks, steps, _, _, step, lanes = (int(size) for size in weight.shape)
     rows, columns = round_up(problem.height, tile.rows), round_up(problem.width, tile.columns)
     read = _reader(data, window, rows, columns, slot_of)
+    # What of the input a band reads cannot be told where a table says which channels those are.
+    in_bands = int(shares.parts == 1 and not isinstance(slot_of(tirx.const(0)), te.TensorSlice))
     outer = te.reduce_axis((0, steps), "outer")
     inner = te.reduce_axis((0, step), "inner")
     kh = te.reduce_axis((0, window.kernel[0]), "kh")
@@ -79,7 +81,7 @@ def conv2d(
         (problem.batch, blocks, rows, columns, lanes),
         multiply_add,
         name="conv2d",
-        attrs=anchor_attrs(RULE, (*tile.extents, shares.bands, shares.parts)),
+        attrs=anchor_attrs(RULE, (*tile.extents, shares.bands, shares.parts, in_bands)),
     )
     return te.compute(
         (problem.batch, groups * problem.blocks, problem.height, problem.width, lanes),
@@ -142,7 +144,7 @@ def _reader(
 
 def schedule_conv2d(schedule: Sch, anchor: Block, machine: Machine) -> None:  # noqa: ARG001
     """Tiles in registers; for each band of rows the input in the cache; bands in parallel."""
-    rows, columns, blocks, bands, parts = tile_of(schedule, anchor)
+    rows, columns, blocks, bands, parts, in_bands = tile_of(schedule, anchor)
     padding = schedule.get_producers(anchor)
     tail = fuse_tail(schedule, anchor)
     n, o, h, w, lane = schedule.get_loops(tail)
@@ -156,7 +158,7 @@ def schedule_conv2d(schedule: Sch, anchor: Block, machine: Machine) -> None:  # 
     b_o, b_h, b_w, b_lane, outer, kh, kw, inner = schedule.get_loops(anchor)[-8:]
     schedule.reorder(outer, kh, kw, inner, b_o, b_h, b_w, b_lane)
     for block in padding:
-        _schedule_padding(schedule, block, share if parts == 1 else None)
+        _schedule_padding(schedule, block, share if in_bands else None)
     unroll_inner(schedule, anchor, 3)
     initial = schedule.decompose_reduction(anchor, outer)
     unroll_inner(schedule, initial, 3)

@@ -434,6 +434,7 @@ def _reduce_in_parts(
         schedule.compute_at(parts, outer[-1])
         if parallel:
             _parallelize(schedule, outer)
+    outer = schedule.get_loops(block)[:-1]
     inner = schedule.get_loops(parts)[len(outer) :]
     if spatial:
         inner = [*inner[1:], inner[0]]

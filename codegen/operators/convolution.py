@@ -28,7 +28,7 @@ from partc.codegen.kernels.transposed import (
 )
 from partc.codegen.kernels.winograd import pack_winograd_weight, winograd_conv2d
 from partc.codegen.kernels.winograd_plan import Layer, choose_winograd
-from partc.codegen.layout import Layout, Runs
+from partc.codegen.layout import Layout, Runs, plane_of
 from partc.codegen.operators.lowering import Lowering, Rule, Scene, is_float32
 from partc.passes.expressions import as_array, shape_of
 
@@ -39,14 +39,37 @@ def _conv2d(call: relax.Call, scene: Scene) -> Lowering | None:
         return None
     window, groups = make_window(call.attrs, weight.shape[2:]), int(call.attrs["groups"])
     channels = shape_of(data)[1]
-    if groups == channels == weight.shape[0]:
-        return _depthwise(data, weight, window, scene)
-    if scene.layout(data) is None and channels < scene.machine.lanes:
+    is_depthwise = groups == channels == weight.shape[0]
+    if scene.layout(data) is None and channels < scene.machine.lanes and not is_depthwise:
         return _on_image(data, weight, window, groups, scene)
+    return _on_blocks(data, weight, window, groups, scene)
+
+
+def _conv1d(call: relax.Call, scene: Scene) -> Lowering | None:
+    """A convolution of planes that are one pixel high."""
+    data, weight, attrs = call.args[0], as_array(call.args[1]), call.attrs
+    if weight is None or not is_float32(*call.args) or attrs["data_layout"] != "NCW":
+        return None
+    left, right = (int(width) for width in attrs["padding"])
+    window = Window(
+        (1, weight.shape[2]),
+        (1, int(attrs["strides"][0])),
+        (1, int(attrs["dilation"][0])),
+        (0, left, 0, right),
+    )
+    return _on_blocks(data, weight[:, :, np.newaxis], window, int(attrs["groups"]), scene)
+
+
+def _on_blocks(
+    data: relax.Expr, weight: NDArray[Any], window: Window, groups: int, scene: Scene
+) -> Lowering:
+    """Choose the kernel that is fastest on blocked data."""
+    if groups == shape_of(data)[1] == weight.shape[0]:
+        return _depthwise(data, weight, window, scene)
     runs = scene.layout_or_new(data).runs
     if groups > 1 or runs is None:
         return _direct_by_table(data, weight, window, groups, scene)
-    tile = _winograd_tile(call, weight, window, scene)
+    tile = _winograd_tile(data, weight, window, scene)
     if tile is not None:
         return _winograd(data, weight, window, tile, runs, scene)
     return _direct(data, weight, window, runs, scene)
@@ -124,7 +147,7 @@ def _emit_by_table(
 def _problem(
     data: relax.Expr, weight: NDArray[Any], window: Window, groups: int, scene: Scene
 ) -> Problem:
-    batch, _, *plane = shape_of(data)
+    batch, plane = shape_of(data)[0], plane_of(shape_of(data))
     blocks = math.ceil(weight.shape[0] // groups / scene.machine.lanes)
     height, width = window.output(plane[0], plane[1])
     return Problem(batch, groups, weight.shape[1], blocks, height, width, window)
@@ -146,13 +169,13 @@ def _depthwise(data: relax.Expr, weight: NDArray[Any], window: Window, scene: Sc
 
 
 def _winograd_tile(
-    call: relax.Call, weight: NDArray[Any], window: Window, scene: Scene
+    data: relax.Expr, weight: NDArray[Any], window: Window, scene: Scene
 ) -> int | None:
     """The output tile of a Winograd convolution, where that is possible and faster."""
     if (window.kernel, window.strides, window.dilation) != ((3, 3), (1, 1), (1, 1)):
         return None
-    batch, out_channels, height, width = shape_of(call)
-    layer = Layer(batch, weight.shape[1], out_channels, height, width)
+    height, width = window.output(*plane_of(shape_of(data)))
+    layer = Layer(shape_of(data)[0], weight.shape[1], weight.shape[0], height, width)
     return choose_winograd(layer, scene.machine)
 
 
@@ -221,4 +244,8 @@ def make_window(attrs: Any, size: tuple[int, ...]) -> Window:
     return Window((height, width), (down, across), (apart, beside), (top, left, bottom, right))
 
 
-RULES: Mapping[str, Rule] = {"conv2d": _conv2d, "conv2d_transpose": _conv2d_transpose}
+RULES: Mapping[str, Rule] = {
+    "conv1d": _conv1d,
+    "conv2d": _conv2d,
+    "conv2d_transpose": _conv2d_transpose,
+}

@@ -14,7 +14,7 @@ import numpy as np
 from tvm import relax
 
 from partc.codegen.emitter import Emitter
-from partc.codegen.layout import Layout
+from partc.codegen.layout import Layout, plane_of
 from partc.codegen.operators.lowering import Lowering, Rule, Scene, is_float32, is_tensor
 from partc.passes.build import ELEMENTWISE
 from partc.passes.expressions import as_array, constant, shape_of
@@ -31,7 +31,7 @@ def follow_layout(call: relax.Call, scene: Scene) -> Lowering | None:
     layout = scene.layout(leading[0])
 
     def emit(emitter: Emitter) -> relax.Expr:
-        args = [_operand(arg, layout, emitter) for arg in call.args]
+        args = [_operand(arg, len(shape), layout, emitter) for arg in call.args]
         return emitter.call(relax.Call(call.op, args, call.attrs, call.ty_args))
 
     return Lowering(emit, layout)
@@ -64,20 +64,21 @@ def _fits_blocked(arg: relax.Expr, shape: tuple[int, ...]) -> bool:
     return as_array(arg) is not None or own == () or len(own) == len(shape)
 
 
-def _operand(arg: relax.Expr, layout: Layout, emitter: Emitter) -> relax.Expr:
-    """An operand so that it broadcasts against blocked data."""
+def _operand(arg: relax.Expr, rank: int, layout: Layout, emitter: Emitter) -> relax.Expr:
+    """An operand so that it broadcasts against blocked data, which have this rank when plain."""
     if not is_tensor(arg) or shape_of(arg) == ():
         return emitter.plain(arg)
     array = as_array(arg)
     if array is not None:
-        array = array.reshape((1,) * (4 - array.ndim) + array.shape)
+        array = array.reshape((1,) * (rank - array.ndim) + array.shape)
         arg = constant(array)
-    batch, channels, *plane = shape_of(arg)
+    batch, channels, *_ = shape_of(arg)
     if channels == layout.channels:
         return emitter.blocked(arg, layout)
+    across = (batch, 1, *plane_of(shape_of(arg)), 1)
     if array is not None:
-        return emitter.plain(constant(array.reshape(batch, 1, *plane, 1)))
-    return emitter.call(relax.op.reshape(emitter.plain(arg), (batch, 1, *plane, 1)))
+        return emitter.plain(constant(array.reshape(across)))
+    return emitter.call(relax.op.reshape(emitter.plain(arg), across))
 
 
 RULES: Mapping[str, Rule] = {**dict.fromkeys(ELEMENTWISE, follow_layout), "prelu": _prelu}

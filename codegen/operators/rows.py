@@ -40,6 +40,28 @@ def _layer_norm(call: relax.Call, scene: Scene) -> Lowering | None:
     )
 
 
+def _instance_norm(call: relax.Call, scene: Scene) -> Lowering | None:
+    attrs, machine, rank = call.attrs, scene.machine, len(shape_of(call))
+    axes, epsilon = sorted(int(axis) % rank for axis in attrs["axes"]), float(attrs["epsilon"])
+    if int(attrs["channel_axis"]) != 1 or axes != list(range(2, rank)):
+        return None
+    if not attrs["center"] or not attrs["scale"]:
+        return None
+    return _on_plain(
+        call,
+        "instance_norm",
+        lambda x, gamma, beta: normalise.instance_norm(x, gamma, beta, epsilon, machine),
+    )
+
+
+def _rms_norm(call: relax.Call, scene: Scene) -> Lowering | None:
+    attrs, machine = call.attrs, scene.machine
+    axes, epsilon = [int(axis) for axis in attrs["axes"]], float(attrs["epsilon"])
+    return _on_plain(
+        call, "rms_norm", lambda x, weight: normalise.rms_norm(x, weight, axes, epsilon, machine)
+    )
+
+
 def _reduction(kind: str) -> Rule:
     def choose(call: relax.Call, scene: Scene) -> Lowering | None:
         data, machine = call.args[0], scene.machine
@@ -75,6 +97,8 @@ _REDUCTIONS = ("sum", "mean", "prod", "max", "min", "variance", "std")
 RULES: Mapping[str, Rule] = {
     "softmax": _softmax,
     "log_softmax": _log_softmax,
+    "instance_norm": _instance_norm,
     "layer_norm": _layer_norm,
+    "rms_norm": _rms_norm,
     **{kind: _reduction(kind) for kind in _REDUCTIONS},
 }
