@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,19 +12,17 @@ import tvm
 from numpy.typing import NDArray
 from prerequisites import require
 from tvm import te
-from tvm.s_tir import Schedule
 
 from partc.codegen.build import resolve_target, runs_here
-from partc.codegen.kernels.common import RULE
 from partc.codegen.machine import Machine, describe_machine
+from partc.codegen.schedule import KernelRules
 from partc.targets.target import load_target
 
 X86 = ("x86-64", "x86-64-v3", "x86-64-v4")
 EVERYWHERE = (*X86, "raspberry-pi-4")
 
-Rule = Callable[[Any, Any, Machine], None]
 
-
+@functools.cache
 def machine_of(target_name: str) -> Machine:
     target = load_target(target_name)
     return describe_machine(resolve_target(target), target)
@@ -49,21 +48,15 @@ class Kernel:
         return str(self.library.inspect_source("asm"))
 
 
-def compile_kernel(
-    inputs: Sequence[te.Tensor], output: te.Tensor, rules: Mapping[str, Rule], target_name: str
-) -> Kernel:
+def compile_kernel(inputs: Sequence[te.Tensor], output: te.Tensor, target_name: str) -> Kernel:
     """Schedule a TE computation by the rules that its anchors name, and compile it."""
-    schedule: Any = Schedule(te.create_prim_func([*inputs, output]))
-    apply_rules(schedule, rules, target_name)
+    schedule = apply_rules(te.create_prim_func([*inputs, output]), target_name)
     return build_kernel(schedule, output, target_name)
 
 
-def apply_rules(schedule: Any, rules: Mapping[str, Rule], target_name: str) -> None:
-    blocks = schedule.get_child_blocks(schedule.get_sblock("root"))
-    rule_names = [schedule.get(block).annotations.get(RULE) for block in blocks]
-    for name, block in zip(rule_names, blocks, strict=True):
-        if name is not None:
-            rules[str(name)](schedule, block, machine_of(target_name))
+def apply_rules(function: Any, target_name: str) -> Any:
+    """Schedule one function of a module."""
+    return KernelRules(machine_of(target_name)).apply(function, None, tunable=False)
 
 
 def build_kernel(schedule: Any, output: te.Tensor, target_name: str) -> Kernel:

@@ -16,7 +16,7 @@ from tvm import te
 
 from partc.codegen.kernels.convolution import Window
 from partc.codegen.kernels.depthwise import depthwise_conv2d, pack_depthwise_weight
-from partc.codegen.kernels.sliding import RULE, schedule_sliding, tile_width
+from partc.codegen.kernels.sliding import tile_width
 
 SQUARE = Window(kernel=(3, 3), strides=(1, 1), dilation=(1, 1), padding=(1, 1, 1, 1))
 MULTIPLY_ADD = {
@@ -58,7 +58,7 @@ def compile_depthwise(
         result = te.compute(
             residual.shape, lambda *at: te.min(te.max(residual(*at), 0.0), 6.0), name="relu6"
         )
-    return compile_kernel([data, weight], result, {RULE: schedule_sliding}, target_name)
+    return compile_kernel([data, weight], result, target_name)
 
 
 def check(shape: tuple[int, ...], window: Window, target_name: str, *, tail: bool) -> None:

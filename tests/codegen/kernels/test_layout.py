@@ -8,11 +8,9 @@ import pytest
 from blocked import blocked, normal, plain
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernels import EVERYWHERE, X86, Kernel, build_kernel, machine_of
+from kernels import EVERYWHERE, X86, Kernel, compile_kernel, machine_of
 from tvm import te
-from tvm.s_tir import Schedule
 
-from partc.codegen.kernels.default import schedule_default
 from partc.codegen.kernels.layout import permute_dims, to_blocked, to_plain
 from partc.codegen.machine import Machine
 
@@ -32,9 +30,7 @@ def compile_layout(
     data = te.placeholder(shape, name="data")
     machine = machine_of(target_name)
     result = compute(data, machine)
-    schedule = Schedule(te.create_prim_func([data, result]))
-    schedule_default(schedule, machine)
-    return build_kernel(schedule, result, target_name)
+    return compile_kernel([data], result, target_name)
 
 
 def shapes() -> st.SearchStrategy[tuple[int, ...]]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from blocked import blocked, plain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernels import X86, compile_kernel, machine_of
@@ -10,23 +11,6 @@ from numpy.typing import NDArray
 from tvm import te
 
 from partc.codegen.kernels import lrn as kernels
-
-RULES = {kernels.RULE: kernels.schedule_lrn}
-
-
-def pack(x: NDArray[np.float32], lanes: int) -> NDArray[np.float32]:
-    """Blocked data, with no number where there is no channel."""
-    n, channels, height, width = x.shape
-    blocks = math.ceil(channels / lanes)
-    padded = np.full((n, blocks * lanes, height, width), np.nan, np.float32)
-    padded[:, :channels] = x
-    split = padded.reshape(n, blocks, lanes, height, width)
-    return np.ascontiguousarray(split.transpose(0, 1, 3, 4, 2))
-
-
-def unpack(x: NDArray[np.float32], channels: int) -> NDArray[np.float32]:
-    n, _, height, width, _ = x.shape
-    return x.transpose(0, 1, 4, 2, 3).reshape(n, -1, height, width)[:, :channels]
 
 
 def normalise(x: NDArray[np.float64], response: kernels.Response) -> NDArray[np.float64]:
@@ -52,7 +36,7 @@ def normalise(x: NDArray[np.float64], response: kernels.Response) -> NDArray[np.
         beta=st.sampled_from([0.75, 0.5, 0.6]),
         bias=st.sampled_from([1.0, 2.0]),
     ),
-    blocked=st.booleans(),
+    is_blocked=st.booleans(),
     target_name=st.sampled_from(X86),
 )
 @settings(max_examples=25, deadline=None)
@@ -61,17 +45,17 @@ def test_local_responses_agree_with_their_definition(
     batch: int,
     plane: tuple[int, int],
     response: kernels.Response,
-    blocked: bool,
+    is_blocked: bool,
     target_name: str,
 ) -> None:
     machine = machine_of(target_name)
     values = np.random.default_rng(0).normal(0, 3, (batch, channels, *plane)).astype(np.float32)
-    data = pack(values, machine.lanes) if blocked else values
+    data = blocked(values, machine.lanes) if is_blocked else values
     x = te.placeholder(data.shape, name="x")
     y = kernels.lrn(x, channels, response, machine)
-    result = compile_kernel([x], y, RULES, target_name)(data)
+    result = compile_kernel([x], y, target_name)(data)
     np.testing.assert_allclose(
-        unpack(result, channels) if blocked else result,
+        plain(result, channels) if is_blocked else result,
         normalise(values.astype(np.float64), response),
         rtol=3e-6,
     )
@@ -81,9 +65,9 @@ def test_a_window_longer_than_a_block_reaches_over_several() -> None:
     machine, response = machine_of("x86-64"), kernels.Response(13, 0.5, 0.75, 1.0)
     values = np.random.default_rng(0).normal(0, 3, (1, 21, 2, 3)).astype(np.float32)
     x = te.placeholder((1, 6, 2, 3, 4), name="x")
-    kernel = compile_kernel([x], kernels.lrn(x, 21, response, machine), RULES, "x86-64")
+    kernel = compile_kernel([x], kernels.lrn(x, 21, response, machine), "x86-64")
     np.testing.assert_allclose(
-        unpack(kernel(pack(values, 4)), 21),
+        plain(kernel(blocked(values, 4)), 21),
         normalise(values.astype(np.float64), response),
         rtol=3e-6,
     )

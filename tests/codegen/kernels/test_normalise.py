@@ -10,15 +10,12 @@ from hypothesis import strategies as st
 from kernels import X86, Kernel, apply_rules, build_kernel, compile_kernel, machine_of
 from numpy.typing import NDArray
 from tvm import relax, te
-from tvm.s_tir import Schedule
 
-from partc.codegen.kernels import normalise, reduce
+from partc.codegen.kernels import normalise
 from partc.codegen.machine import Machine
 
 torch = pytest.importorskip("torch")
 functional = torch.nn.functional
-
-RULES = {reduce.RULE: reduce.schedule_reduce}
 
 shapes = st.lists(st.one_of(st.integers(1, 9), st.integers(1, 70)), min_size=1, max_size=4).filter(
     lambda shape: np.prod(shape) < 20_000
@@ -33,7 +30,7 @@ def compile_function(
 ) -> Kernel:
     inputs = [te.placeholder(shape, dtype, name=f"x{i}") for i, shape in enumerate(shapes)]
     output = function(*inputs, machine_of(target_name))
-    return compile_kernel(inputs, output, RULES, target_name)
+    return compile_kernel(inputs, output, target_name)
 
 
 def randoms(*shapes: tuple[int, ...]) -> list[NDArray[np.float32]]:
@@ -160,8 +157,7 @@ def test_tvm_fuses_elementwise_operators_behind(axis: int) -> None:
     (function,) = (
         each for each in module.functions.values() if not isinstance(each, relax.Function)
     )
-    schedule = Schedule(function.with_attr("global_symbol", "main"))
-    apply_rules(schedule, RULES, "x86-64")
+    schedule = apply_rules(function.with_attr("global_symbol", "main"), "x86-64")
     kernel = build_kernel(schedule, te.placeholder(shape), "x86-64")
     arrays = randoms(shape, shape)
     np.testing.assert_allclose(

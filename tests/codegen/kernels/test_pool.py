@@ -13,20 +13,15 @@ from kernels import X86, Kernel, compile_kernel, machine_of
 from numpy.typing import NDArray
 from tvm import relax, te
 
-from partc.codegen.kernels import sliding
 from partc.codegen.kernels.convolution import Window
 from partc.codegen.kernels.pool import (
-    GLOBAL_RULE,
     adaptive_window,
     avg_pool2d,
     global_avg_pool2d,
     global_max_pool2d,
     max_pool2d,
-    schedule_global_pool,
 )
 from partc.codegen.machine import Machine
-
-RULES = {sliding.RULE: sliding.schedule_sliding, GLOBAL_RULE: schedule_global_pool}
 
 Pool = Callable[[te.Tensor, Machine], te.Tensor]
 
@@ -77,7 +72,7 @@ def compile_pool(
         squares = te.compute(data.shape, lambda *at: data(*at) * data(*at), name="squares")
         pooled = pool(squares, machine)
         result = te.compute(pooled.shape, lambda *at: pooled(*at) + 1.0, name="add")
-    return compile_kernel([data], result, RULES, target_name)
+    return compile_kernel([data], result, target_name)
 
 
 def run(data: NDArray[Any], pool: Pool, target_name: str, *, fused: bool = False) -> NDArray[Any]:
@@ -166,7 +161,7 @@ def test_fused_tail(target_name: str) -> None:
     data = te.placeholder((1, -(-20 // machine.lanes), 15, 15, machine.lanes), name="data")
     pooled = max_pool2d(data, window, (8, 8), machine)
     output = te.compute(pooled.shape, lambda *at: te.max(pooled(*at) - 1.0, 0.0), name="relu")
-    kernel = compile_kernel([data], output, RULES, target_name)
+    kernel = compile_kernel([data], output, target_name)
     expected = largest(covered(values, window, (8, 8), np.nan))
     result = plain(kernel(blocked(values, machine.lanes)), 20)
     np.testing.assert_allclose(result, np.maximum(expected - 1, 0), rtol=1e-6, atol=1e-6)

@@ -15,8 +15,6 @@ from partc.codegen.kernels import reduce as kernels
 
 torch = pytest.importorskip("torch")
 
-RULES = {kernels.RULE: kernels.schedule_reduce}
-
 shapes = st.lists(st.one_of(st.integers(1, 9), st.integers(1, 70)), min_size=1, max_size=4).filter(
     lambda shape: np.prod(shape) < 20_000
 )
@@ -30,7 +28,7 @@ def compile_function(
 ) -> Kernel:
     inputs = [te.placeholder(shape, dtype, name=f"x{i}") for i, shape in enumerate(shapes)]
     output = function(*inputs, machine_of(target_name))
-    return compile_kernel(inputs, output, RULES, target_name)
+    return compile_kernel(inputs, output, target_name)
 
 
 def randoms(*shapes: tuple[int, ...]) -> list[NDArray[np.float32]]:

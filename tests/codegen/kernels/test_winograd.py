@@ -8,15 +8,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernels import EVERYWHERE, X86, Kernel, build_kernel, machine_of
+from kernels import EVERYWHERE, X86, Kernel, compile_kernel, machine_of
 from numpy.typing import NDArray
 from tvm import te
-from tvm.s_tir import Schedule
 
 from partc.codegen.kernels.convolution import Window
 from partc.codegen.kernels.winograd import (
     pack_winograd_weight,
-    schedule_winograd,
     winograd_conv2d,
 )
 from partc.codegen.kernels.winograd_plan import (
@@ -78,20 +76,14 @@ def compile_winograd(
     window = Window((3, 3), (1, 1), (1, 1), padding)
     y = winograd_conv2d(x, w, window, machine_of(target))
     if not fused:
-        return scheduled([x, w], y, target)
+        return compile_kernel([x, w], y, target)
     _, blocks, *_, lanes = y.shape
     bias = te.placeholder((1, blocks, 1, 1, lanes), name="bias")
     other = te.placeholder(y.shape, name="other")
     biased = te.compute(y.shape, lambda n, o, h, w, v: y[n, o, h, w, v] + bias[0, o, 0, 0, v])
     added = te.compute(y.shape, lambda *at: biased(*at) + other(*at))
     rectified = te.compute(y.shape, lambda *at: te.max(added(*at), 0.0))
-    return scheduled([x, w, bias, other], rectified, target)
-
-
-def scheduled(inputs: Sequence[te.Tensor], output: te.Tensor, target: str) -> Kernel:
-    schedule: Any = Schedule(te.create_prim_func([*inputs, output]))
-    schedule_winograd(schedule, schedule.get_sblock("winograd"), machine_of(target))
-    return build_kernel(schedule, output, target)
+    return compile_kernel([x, w, bias, other], rectified, target)
 
 
 @pytest.mark.parametrize("tile", TILES)
