@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -268,10 +268,10 @@ def main(
         The exit status: 0, or 2 after an error message.
     """
     program = f"python -m {directory.name}" if argv is None else "partc run DIR"
-    options = _parse(program, model, argv)
+    options = _parse(program, model, artifact, argv)
     try:
         inputs = _load_inputs(model, options.input)
-        client = Client(model, Executor(directory, artifact))
+        client = Client(model, Executor(directory, replace(artifact, threads=options.threads)))
         if options.server:
             with _announced(f"waiting for the server at {options.server}"):
                 client.connect(options.server)
@@ -299,7 +299,9 @@ def _announced(line: str) -> Generator[None]:
         timer.join()
 
 
-def _parse(program: str, model: ModelSpec, argv: Sequence[str] | None) -> argparse.Namespace:
+def _parse(
+    program: str, model: ModelSpec, artifact: ArtifactSpec, argv: Sequence[str] | None
+) -> argparse.Namespace:
     parser = argparse.ArgumentParser(program, description=f"Run {model.name} once.")
     parser.add_argument("--server", metavar="HOST:PORT", help="where the server half listens")
     parser.add_argument(
@@ -316,6 +318,12 @@ def _parse(program: str, model: ModelSpec, argv: Sequence[str] | None) -> argpar
     )
     parser.add_argument(
         "--output", metavar="DIR", type=Path, help="write every output as NAME.npy there"
+    )
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=artifact.threads,
+        help="threads to compute with, 0 for one for each core (%(default)s)",
     )
     return parser.parse_args(argv)
 

@@ -97,6 +97,18 @@ def test_a_half_refuses_a_library_that_changed_after_the_bundle_was_checked(copy
         client.Model()
 
 
+def test_a_half_computes_with_as_many_threads_as_it_is_told(tiny_bundle: Bundle) -> None:
+    client = tiny_bundle.half(Side.DEVICE)
+    one, two = (
+        client.Model(threads=threads)(x_0=tiny_inputs()[INPUT], plan="device-only")
+        for threads in (1, 2)
+    )
+    np.testing.assert_array_equal(one, two)
+    errors = importlib.import_module(f"{client.__package__}.runtime.errors")
+    with pytest.raises(errors.InputError, match="the number of threads is -1"):
+        client.Model(threads=-1)
+
+
 def test_a_directory_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="is no bundle"):
         partc.load(tmp_path / "nowhere")

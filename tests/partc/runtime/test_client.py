@@ -284,6 +284,7 @@ def test_main_says_which_inputs_it_needs(
         (["--plan", "cut-9"], "unknown plan 'cut-9'; known are "),
         (["--server", "board"], "a server's address is HOST:PORT"),
         (["--server", "board:65536"], "a server's address is HOST:PORT"),
+        (["--threads", "-1"], "the number of threads is -1; give 0 for one for each core"),
     ],
 )
 def test_main_reports_what_it_cannot_do(
