@@ -9,10 +9,9 @@ behind the anchor, and the rule finds anchor and tail in what has become one fun
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
-
-from tvm.s_tir import Schedule
 
 from partc.codegen.machine import Machine
 
@@ -96,6 +95,11 @@ def unroll_inner(schedule: Sch, block: Block, count: int) -> None:
         schedule.unroll(loop)
 
 
-def new_schedule(function: Any) -> Sch:
-    """A schedule of one function."""
-    return Schedule(function)
+def round_up(size: int, multiple: int) -> int:
+    """The next multiple of a number."""
+    return math.ceil(size / multiple) * multiple
+
+
+def divisors(number: int) -> list[int]:
+    """All divisors of a number, in order."""
+    return [part for part in range(1, number + 1) if number % part == 0]

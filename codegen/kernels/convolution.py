@@ -23,6 +23,7 @@ from partc.codegen.kernels.common import (
     Sch,
     anchor_attrs,
     fuse_tail,
+    round_up,
     tile_of,
     unroll_inner,
 )
@@ -30,7 +31,6 @@ from partc.codegen.kernels.convolution_plan import (
     Problem,
     Window,
     plan_conv2d,
-    round_up,
 )
 from partc.codegen.machine import Machine
 

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from partc.codegen.kernels.common import most_accumulators
+from partc.codegen.kernels.common import divisors, most_accumulators, round_up
 from partc.codegen.machine import Machine
 
 _FLOAT32_NBYTES = 4
@@ -227,13 +227,3 @@ def _band_nbytes(shares: Shares, problem: Problem) -> int:
     rows = problem.window.reach(0, math.ceil(problem.height / shares.bands))
     columns = problem.window.reach(1, problem.width)
     return _FLOAT32_NBYTES * problem.groups * problem.channels * rows * columns
-
-
-def round_up(size: int, multiple: int) -> int:
-    """The next multiple."""
-    return math.ceil(size / multiple) * multiple
-
-
-def divisors(number: int) -> list[int]:
-    """All divisors, in order."""
-    return [part for part in range(1, number + 1) if number % part == 0]

@@ -26,9 +26,11 @@ from partc.codegen.kernels.common import (
     Loop,
     Sch,
     anchor_attrs,
+    divisors,
     extent,
     fuse_tail,
     most_accumulators,
+    round_up,
     tile_of,
     unroll_inner,
 )
@@ -89,7 +91,7 @@ def _efficiency(tile: Tile, rows: int, blocks: int) -> float:
     Two multiply-adds and two loads are issued a cycle; fewer multiply-adds than
     ``_LATENCY_HIDDEN`` wait for each other. Counting steps takes time as well.
     """
-    work = _round_up(rows, tile.rows) * _round_up(blocks, tile.blocks)
+    work = round_up(rows, tile.rows) * round_up(blocks, tile.blocks)
     cost = max(tile.accumulators, tile.loads, _LATENCY_HIDDEN) + 1
     return tile.accumulators / cost * rows * blocks / work
 
@@ -118,14 +120,10 @@ def _stack_of(leading: Sequence[int]) -> tuple[list[int], list[int]]:
     return list(leading[:first]), list(leading[first:])
 
 
-def _round_up(size: int, multiple: int) -> int:
-    return math.ceil(size / multiple) * multiple
-
-
 def pack_weight(weight: NDArray[Any], panel: int) -> NDArray[Any]:
     """Arrange (K, N) as (N/panel, K, panel), with zeros behind N."""
     depth, columns = weight.shape
-    padded = np.zeros((depth, _round_up(columns, panel)), weight.dtype)
+    padded = np.zeros((depth, round_up(columns, panel)), weight.dtype)
     padded[:, :columns] = weight
     return np.ascontiguousarray(padded.reshape(depth, -1, panel).transpose(1, 0, 2))
 
@@ -227,7 +225,7 @@ def _product(
     tile = extents.tile(machine)
     panel = tile.blocks * machine.lanes
     rows, columns = math.prod(extents.rows), extents.columns
-    padded = _round_up(rows, tile.rows)
+    padded = round_up(rows, tile.rows)
     # The schedule sets the last panel apart only where there are several tiles of rows.
     skips = padded > tile.rows and math.ceil(columns / machine.lanes) % tile.blocks > 0
     k = te.reduce_axis((0, extents.depth), "k")
@@ -340,18 +338,14 @@ def _split(whole: _Part, batch: int, ragged: bool, cached_tiles: int) -> _Part:
     last panel is ragged, a part has several panels, of which the last can be set apart.
     """
     together = ragged and whole.row_tiles > 1
-    panels = next((each for each in _divisors(whole.panels) if each > together), whole.panels)
+    panels = next((each for each in divisors(whole.panels) if each > together), whole.panels)
     counts = (
         (row_tiles, batch * (whole.row_tiles // row_tiles) * (whole.panels // panels))
-        for row_tiles in reversed(_divisors(whole.row_tiles))
+        for row_tiles in reversed(divisors(whole.row_tiles))
         if row_tiles <= cached_tiles
     )
     fair = (tiles for tiles, parts in counts if parts >= _ENOUGH_PARTS or parts % 2 == 0)
     return _Part(next(fair, 1), panels)
-
-
-def _divisors(number: int) -> list[int]:
-    return [each for each in range(1, number + 1) if number % each == 0]
 
 
 def _matrix_loops(schedule: Sch, tail: Block, batch: int) -> tuple[Loop, Loop, Loop]:

@@ -21,6 +21,7 @@ from partc.codegen.kernels.common import (
     Loop,
     Sch,
     anchor_attrs,
+    divisors,
     extent,
     fuse_tail,
     tile_of,
@@ -135,5 +136,4 @@ def _shares(schedule: Sch, n: Loop, c: Loop, h: Loop) -> int:
     """In how many bands to cut the planes: none if there are planes enough."""
     planes = extent(schedule, n) * extent(schedule, c)
     height = extent(schedule, h)
-    divisors = [count for count in range(1, height + 1) if height % count == 0]
-    return next((count for count in divisors if planes * count >= _MIN_SHARES), height)
+    return next((count for count in divisors(height) if planes * count >= _MIN_SHARES), height)
