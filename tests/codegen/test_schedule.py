@@ -1,98 +1,148 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+import pkgutil
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import tvm
-from tvm import relax, te, tirx
-from tvm.s_tir.dlight import ApplyDefaultSchedule
+from kernels import apply_rules, machine_of
+from relax_models import layer_graph, make_module, weights
+from tvm import te
+from tvm.relax import op
 
-from partc.codegen.schedule import LoopOrder
+from partc.codegen import kernels, schedule
+from partc.codegen.build import build_library
+from partc.codegen.kernels.common import RULE, anchor_attrs
+from partc.codegen.lower import lower_segments
+from partc.codegen.machine import Machine
+from partc.codegen.schedule import KernelRules
+from partc.passes.canonicalize import canonicalize
+from partc.passes.segment import build_plan_table
+from partc.plan import Cut
+from partc.targets.target import load_target
 
-Kernel = tuple[Callable[..., Any], list[tuple[int, ...]]]
-
-KERNELS: dict[str, Kernel] = {
-    "convolution": (
-        lambda image, kernel: relax.op.nn.conv2d(image, kernel, padding=1, strides=2),
-        [(1, 8, 33, 29), (16, 8, 3, 3)],
-    ),
-    "pointwise convolution": (relax.op.nn.conv2d, [(1, 16, 28, 28), (24, 16, 1, 1)]),
-    "depthwise convolution": (
-        lambda image, kernel: relax.op.nn.conv2d(image, kernel, padding=2, groups=8),
-        [(1, 8, 30, 30), (8, 1, 5, 5)],
-    ),
-    "matrix product": (relax.op.matmul, [(7, 64), (64, 129)]),
-    "transposed matrix product": (
-        lambda a, b: relax.op.matmul(a, relax.op.permute_dims(b)),
-        [(7, 64), (129, 64)],
-    ),
-    "maximum pooling": (
-        lambda image: relax.op.nn.max_pool2d(image, pool_size=(3, 3), strides=(2, 2)),
-        [(1, 16, 41, 41)],
-    ),
-    "mean": (lambda image: relax.op.mean(image, [2, 3]), [(2, 64, 29, 31)]),
-    "sum of all": (relax.op.sum, [(40, 1000)]),
-    "softmax": (relax.op.nn.softmax, [(40, 1000)]),
-    "transposition": (relax.op.permute_dims, [(300, 200)]),
-    "concatenation": (lambda a, b: relax.op.concat([a, b], axis=1), [(3, 90, 99), (3, 95, 99)]),
-    "running sum": (lambda a: relax.op.cumsum(a, axis=1), [(40, 1000)]),
-}
+TARGET = "x86-64-v3"
 
 
-def lowered(kernel: Kernel) -> tvm.IRModule:
-    operator, shapes = kernel
-    builder = relax.BlockBuilder()
-    arguments = [
-        relax.Var(f"x{index}", relax.TensorType(shape, "float32"))
-        for index, shape in enumerate(shapes)
-    ]
-    with builder.function("main", arguments):
-        with builder.dataflow():
-            result = builder.emit_output(operator(*arguments))
-        builder.emit_func_output(result)
-    return relax.transform.LegalizeOps()(builder.get())
+def rules_of_kernels() -> Iterator[str]:
+    """Every rule that a file of kernels names."""
+    for module in pkgutil.iter_modules(kernels.__path__):
+        content = vars(importlib.import_module(f"{kernels.__name__}.{module.name}"))
+        yield from (
+            value for name, value in content.items() if name.endswith("RULE") and value != RULE
+        )
 
 
-def scheduled(module: tvm.IRModule, threads: int) -> tvm.IRModule:
-    with tvm.target.Target("llvm"):
-        return ApplyDefaultSchedule(LoopOrder(threads))(module)
+def test_every_rule_of_a_kernel_is_known() -> None:
+    named = list(rules_of_kernels())
+    assert len(named) >= 8
+    assert set(named) == set(schedule._RULES)
 
 
-def run(module: tvm.IRModule, kernel: Kernel) -> np.ndarray[Any, Any]:
-    random = np.random.default_rng(0)
-    arrays = [random.standard_normal(shape, np.float32) for shape in kernel[1]]
-    machine = relax.VirtualMachine(tvm.compile(module, "llvm"), tvm.cpu())
-    return machine["main"](*map(tvm.runtime.tensor, arrays)).numpy()
+@pytest.fixture
+def rules(monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[..., None]]:
+    """The known rules, to change for one test."""
+    changed = dict(schedule._RULES)
+    monkeypatch.setattr(schedule, "_RULES", changed)
+    return changed
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("name", KERNELS)
-def test_the_loop_order_changes_no_result(name: str, threads: int) -> None:
-    kernel = KERNELS[name]
-    module = lowered(kernel)
-    expected = run(module, kernel)
-    actual = run(scheduled(module, threads), kernel)
-    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+def add_one(data: te.Tensor, rule: str) -> te.Tensor:
+    """An anchor of a rule."""
+    attrs = anchor_attrs(rule)
+    return te.compute(data.shape, lambda *at: data(*at) + 1.0, name=rule, attrs=attrs)
 
 
-def test_the_innermost_loop_of_a_convolution_runs_along_a_row() -> None:
-    text = scheduled(lowered(KERNELS["convolution"]), threads=1).script()
-    channels_and_window_then_row = ", ".join(f"T.int64({extent})" for extent in (8, 3, 3, 15))
-    assert f"in T.grid({channels_and_window_then_row})" in text
+def numbers(count: int = 64) -> te.Tensor:
+    return te.placeholder((count,), name="data")
 
 
-def test_only_large_kernels_use_threads_and_only_where_there_are_threads() -> None:
-    large, small = KERNELS["matrix product"], (relax.op.matmul, [(2, 3), (3, 4)])
-    assert "T.parallel" in scheduled(lowered(large), threads=2).script()
-    assert "T.parallel" not in scheduled(lowered(large), threads=1).script()
-    assert "T.parallel" not in scheduled(lowered(small), threads=2).script()
+def test_each_anchor_of_a_function_gets_its_rule(rules: dict[str, Callable[..., None]]) -> None:
+    seen: list[tuple[str, Machine]] = []
+
+    def remember(schedule: Any, anchor: Any, machine: Machine) -> None:
+        seen.append((str(schedule.get(anchor).name_hint), machine))
+
+    rules |= {"first": remember, "second": remember}
+    data = numbers()
+    function = te.create_prim_func([data, add_one(add_one(data, "first"), "second")])
+    apply_rules(function, TARGET)
+    assert seen == [("first", machine_of(TARGET)), ("second", machine_of(TARGET))]
 
 
-def test_a_kernel_with_unknown_extents_gets_no_threads() -> None:
-    size = tirx.Var("size", "int64")
-    data = te.placeholder((size, 4), name="data")
-    function = te.create_prim_func([data, te.compute((size, 4), lambda i, j: data[i, j] + 1)])
-    text = scheduled(tvm.IRModule({"main": function}), threads=2).script()
-    assert "T.parallel" not in text
+def test_a_rule_may_inline_what_comes_after(rules: dict[str, Callable[..., None]]) -> None:
+    def inline(schedule: Any, anchor: Any, machine: Machine) -> None:
+        (consumer,) = schedule.get_consumers(anchor)
+        schedule.reverse_compute_inline(consumer)
+
+    rules["first"] = inline
+    data = numbers()
+    anchor = add_one(data, "first")
+    tail = te.compute(anchor.shape, lambda i: anchor(i) * 2.0, name="multiply")
+    scheduled = apply_rules(te.create_prim_func([data, tail]), TARGET)
+    root = scheduled.get_sblock("root")
+    assert len(scheduled.get_child_blocks(root)) == 1
+
+
+def test_what_has_no_anchor_gets_the_default_schedule() -> None:
+    data = numbers()
+    doubled = te.compute(data.shape, lambda i: data(i) * 2.0, name="doubled")
+    scheduled = apply_rules(te.create_prim_func([data, doubled]), TARGET)
+    assert "T.vectorized" in scheduled.mod["main"].script()
+
+
+def test_a_rule_that_fails_leaves_the_default_schedule_and_a_warning(
+    rules: dict[str, Callable[..., None]],
+) -> None:
+    def fail(schedule: Any, anchor: Any, machine: Machine) -> None:
+        schedule.unroll(*schedule.get_loops(anchor))
+        schedule.compute_inline(anchor)  # the last block cannot be
+
+    rules["wrong"] = fail
+    data = numbers()
+    function = te.create_prim_func([data, add_one(data, "wrong")])
+    with pytest.warns(UserWarning, match="wrong does not fit a kernel"):
+        scheduled = apply_rules(function, TARGET)
+    text = scheduled.mod["main"].script()
+    assert "T.vectorized" in text
+    assert "T.unroll" not in text
+
+
+# What a build schedules --------------------------------------------------------------------------
+
+
+def equal_layers(emit: Any, x: Any) -> Any:
+    for _ in range(5):
+        x = emit(op.nn.relu(emit(op.nn.conv2d(x, weights(16, 16, 5, 5), padding=2))))
+    return emit(op.nn.softmax(x))
+
+
+@pytest.fixture
+def scheduled(monkeypatch: pytest.MonkeyPatch) -> list[tvm.tirx.PrimFunc]:
+    """The functions that are scheduled from now on."""
+    functions: list[tvm.tirx.PrimFunc] = []
+    apply = KernelRules.apply
+
+    def remember(self: KernelRules, func: Any, target: Any, tunable: bool) -> Any:
+        functions.append(func)
+        return apply(self, func, target, tunable)
+
+    monkeypatch.setattr(KernelRules, "apply", remember)
+    return functions
+
+
+def test_equal_kernels_of_all_segments_are_scheduled_once_and_nothing_is_left_out(
+    scheduled: list[tvm.tirx.PrimFunc], tmp_path: Path
+) -> None:
+    graph = layer_graph(canonicalize(make_module({"x": (1, 16, 9, 9)}, equal_layers)))
+    last = Cut(frozenset(layer.name for layer in graph.layers[2:]))
+    segments = build_plan_table(graph, [last]).segments
+    assert [len(segment.layers) for segment in segments] == [2, 4]
+    lowered = lower_segments(graph, segments, machine_of(TARGET))
+    build_library(lowered.module, load_target(TARGET), tmp_path / "model.so")
+    anchors = [re.findall(r'"partc.rule": "(\w+)"', function.script()) for function in scheduled]
+    assert sorted(anchors) == [["conv2d"], ["reduce"], ["transposition"], ["transposition"]]
