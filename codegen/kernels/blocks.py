@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from tvm import te
 
+from partc.codegen.kernels.common import Tensor
 
-def scatter_channels(data: te.Tensor, channels: te.Tensor, lanes: int) -> te.Tensor:
+
+def scatter_channels(data: Tensor, channels: Tensor, lanes: int) -> Tensor:
     """Bring plain data into blocked layout.
 
     Args:
@@ -27,7 +29,7 @@ def scatter_channels(data: te.Tensor, channels: te.Tensor, lanes: int) -> te.Ten
     )
 
 
-def gather_channels(data: te.Tensor, slots: te.Tensor) -> te.Tensor:
+def gather_channels(data: Tensor, slots: Tensor) -> Tensor:
     """Bring blocked data into plain layout.
 
     Args:
@@ -45,7 +47,7 @@ def gather_channels(data: te.Tensor, slots: te.Tensor) -> te.Tensor:
     )
 
 
-def repeat_pixels(data: te.Tensor, factors: tuple[int, int]) -> te.Tensor:
+def repeat_pixels(data: Tensor, factors: tuple[int, int]) -> Tensor:
     """Repeat each pixel of (N, blocks, H, W, lanes), so often down and so often across."""
     batch, blocks, height, width, lanes = data.shape
     down, across = factors

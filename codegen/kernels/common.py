@@ -15,7 +15,8 @@ from typing import Any, TypeAlias
 
 from partc.codegen.machine import Machine
 
-# tvm.s_tir.Schedule and its handles to blocks and loops, whose declared types are wrong.
+# tvm.te.Tensor, and tvm.s_tir.Schedule with its handles to blocks and loops: declared wrongly.
+Tensor: TypeAlias = Any
 Sch: TypeAlias = Any
 Block: TypeAlias = Any
 Loop: TypeAlias = Any

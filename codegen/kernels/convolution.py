@@ -21,6 +21,7 @@ from partc.codegen.kernels.common import (
     Block,
     Loop,
     Sch,
+    Tensor,
     anchor_attrs,
     fuse_tail,
     round_up,
@@ -38,12 +39,12 @@ RULE = "conv2d"
 
 
 def conv2d(
-    data: te.Tensor,
-    weight: te.Tensor,
+    data: Tensor,
+    weight: Tensor,
     problem: Problem,
     machine: Machine,
     slot_of: Callable[[Any], Any] = lambda channel: channel,
-) -> te.Tensor:
+) -> Tensor:
     """Convolve blocked or plain data, giving blocked data.
 
     Args:
@@ -64,10 +65,10 @@ def conv2d(
     read = _reader(data, window, rows, columns, slot_of)
     # What of the input a band reads cannot be told where a table says which channels those are.
     in_bands = int(shares.parts == 1 and not isinstance(slot_of(tirx.const(0)), te.TensorSlice))
-    outer = te.reduce_axis((0, steps), "outer")
-    inner = te.reduce_axis((0, step), "inner")
-    kh = te.reduce_axis((0, window.kernel[0]), "kh")
-    kw = te.reduce_axis((0, window.kernel[1]), "kw")
+    outer: Any = te.reduce_axis((0, steps), "outer")
+    inner: Any = te.reduce_axis((0, step), "inner")
+    kh: Any = te.reduce_axis((0, window.kernel[0]), "kh")
+    kw: Any = te.reduce_axis((0, window.kernel[1]), "kw")
 
     def multiply_add(n: Any, o: Any, h: Any, w: Any, lane: Any) -> Any:
         group = o // problem.blocks if groups > 1 else 0
@@ -77,7 +78,7 @@ def conv2d(
         product = read(n, channel, row, column) * weight[o, outer, kh, kw, inner, lane]
         return te.sum(product, axis=[outer, kh, kw, inner])
 
-    convolved = te.compute(
+    convolved: Tensor = te.compute(
         (problem.batch, blocks, rows, columns, lanes),
         multiply_add,
         name="conv2d",
@@ -117,7 +118,7 @@ def pack_weight(
 
 
 def _reader(
-    data: te.Tensor, window: Window, rows: int, columns: int, slot_of: Callable[[Any], Any]
+    data: Tensor, window: Window, rows: int, columns: int, slot_of: Callable[[Any], Any]
 ) -> Callable[..., Any]:
     """How to read (n, channel, row, column) of the padded input, as far as tiles read it."""
     shape = [int(size) for size in data.shape]

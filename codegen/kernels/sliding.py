@@ -20,6 +20,7 @@ from partc.codegen.kernels.common import (
     Block,
     Loop,
     Sch,
+    Tensor,
     anchor_attrs,
     divisors,
     extent,
@@ -32,8 +33,6 @@ from partc.codegen.machine import Machine
 
 RULE = "sliding window"
 
-# te.Tensor and expressions of TIR, whose declared types are wrong.
-Tensor: TypeAlias = Any
 Expression: TypeAlias = Any
 
 # Two additions a cycle, each with a latency of four, keep this many sums under way.

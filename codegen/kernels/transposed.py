@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import te
 
+from partc.codegen.kernels.common import Tensor
 from partc.codegen.kernels.convolution_plan import Window
 
 
@@ -83,9 +84,7 @@ def phase_weight(weight: NDArray[Any], groups: int, transposition: Transposition
     return np.ascontiguousarray(phases.reshape(-1, channels // groups, *taps))
 
 
-def interleave(
-    data: te.Tensor, groups: int, channels: int, transposition: Transposition
-) -> te.Tensor:
+def interleave(data: Tensor, groups: int, channels: int, transposition: Transposition) -> Tensor:
     """Put the pixels of all phases where they belong.
 
     Args:
@@ -111,7 +110,7 @@ def interleave(
     return te.compute((batch, channels, *transposition.output), pixel, name="interleave")
 
 
-def interleave_blocked(data: te.Tensor, transposition: Transposition) -> te.Tensor:
+def interleave_blocked(data: Tensor, transposition: Transposition) -> Tensor:
     """Put the pixels of all phases where they belong, in blocked layout.
 
     Args:

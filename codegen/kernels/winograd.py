@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ from partc.codegen.kernels.common import (
     Block,
     Loop,
     Sch,
+    Tensor,
     anchor_attrs,
     fuse_tail,
     tile_of,
@@ -46,8 +47,6 @@ from partc.codegen.machine import Machine
 
 RULE = "winograd"
 
-# Of tvm.te, whose declared types are wrong.
-Tensor: TypeAlias = Any
 _compute: Any = te.compute
 
 
