@@ -57,7 +57,7 @@ def build_library(module: tvm.IRModule, target: Target, path: Path) -> None:
         try:
             executable, objects = _compile(module, tvm_target, find_machine(target), workspace)
         except Exception as error:
-            raise CompilerError(f"TVM failed to compile for {target.name}: {error}") from error
+            raise CompilerError(f"failed to compile for {target.name}: {error}") from error
         embedding = _embed(_imports(executable, tvm_target), workspace)
         link_library([embedding, *objects], _architecture(tvm_target), workspace / "model.so")
         path.write_bytes((workspace / "model.so").read_bytes())

@@ -53,8 +53,6 @@ class Layout:
     def of(channels: int, lanes: int, groups: int = 1) -> Layout:
         """Channels in order, each group of them from the beginning of a block on."""
         each = channels // groups
-        if each % lanes == 0:
-            groups, each = 1, channels
         blocks = math.ceil(each / lanes)
         starts = range(0, groups * blocks * lanes, blocks * lanes)
         slots = tuple(start + channel for start in starts for channel in range(each))

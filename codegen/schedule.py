@@ -50,7 +50,9 @@ class KernelRules(ScheduleRule):
             for rule, anchor in anchors.items():
                 _RULES[rule](schedule, anchor, self.machine)
         except (ScheduleError, tvm.error.InternalError) as error:
-            warnings.warn(f"{', '.join(anchors)} does not fit a kernel: {error}", stacklevel=2)
+            reason = str(error).strip().splitlines()[-1]
+            name = func.attrs["global_symbol"] if "global_symbol" in func.attrs else "a kernel"
+            warnings.warn(f"{name} gets the default schedule: {reason}", stacklevel=2)
             schedule, anchors = Schedule(func), {}
         if not anchors:
             schedule_default(schedule, self.machine)

@@ -63,7 +63,7 @@ def verify(
                     raise VerificationError(
                         f"the compiled model differs from its source: output {spec.name!r} of "
                         f"plan {plan.name!r} {problem} on {sample.origin}; nothing was written. "
-                        "The importer of one of the model's operators is probably wrong"
+                        "An importer or a kernel of partc is wrong"
                     )
 
 

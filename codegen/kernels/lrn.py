@@ -78,7 +78,7 @@ def _lrn_blocked(x: te.Tensor, channels: int, response: Response, machine: Machi
 
     def square(n: Scalar, h: Scalar, w: Scalar, block: Scalar, lane: Scalar) -> Scalar:
         value = mathematics.power(x(n, block - margin, h, w, lane), 2)
-        if channels % lanes:
+        if channels < blocks * lanes:
             channel = (block - margin) * lanes + lane
             value = tirx.Select(channel < channels, value, f32(0))
         within = tirx.all(block >= margin, block < margin + blocks)

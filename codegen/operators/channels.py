@@ -40,7 +40,7 @@ def _take(call: relax.Call, scene: Scene) -> Lowering | None:
     """Only say where the taken channels are."""
     data, indices = call.args[0], as_array(call.args[1])
     layout = scene.layout(data)
-    if layout is None or indices is None or indices.ndim != 1:
+    if layout is None or indices is None or indices.ndim != 1 or call.attrs["mode"] != "clip":
         return None
     if call.attrs["axis"] is None or int(call.attrs["axis"]) != _CHANNELS:
         return None

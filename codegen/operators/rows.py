@@ -43,6 +43,8 @@ def _layer_norm(call: relax.Call, scene: Scene) -> Lowering | None:
 def _instance_norm(call: relax.Call, scene: Scene) -> Lowering | None:
     attrs, machine, rank = call.attrs, scene.machine, len(shape_of(call))
     axes, epsilon = sorted(int(axis) % rank for axis in attrs["axes"]), float(attrs["epsilon"])
+    if shape_of(call)[0] == 1 and axes[:1] == [0]:
+        axes = axes[1:]
     if int(attrs["channel_axis"]) != 1 or axes != list(range(2, rank)):
         return None
     if not attrs["center"] or not attrs["scale"]:
@@ -67,6 +69,8 @@ def _reduction(kind: str) -> Rule:
         data, machine = call.args[0], scene.machine
         keepdims = bool(call.attrs["keepdims"])
         axes = _axes(call)
+        if not axes:
+            return None
         if scene.layout(data) and axes == _PLANE and keepdims and kind in _GLOBAL_POOLS:
             return pool_channels(call, scene, lambda x: _GLOBAL_POOLS[kind](x, machine))
         return _on_plain(call, kind, lambda x: reduce.reduce(kind, x, axes, keepdims, machine))
@@ -92,7 +96,7 @@ def _on_plain(call: relax.Call, name: str, compute: object) -> Lowering | None:
     return Lowering(lambda emitter: emitter.kernel(name, compute, *map(emitter.plain, call.args)))
 
 
-_REDUCTIONS = ("sum", "mean", "prod", "max", "min", "variance", "std")
+_REDUCTIONS = ("argmax", "argmin", "max", "mean", "min", "prod", "std", "sum", "variance")
 
 RULES: Mapping[str, Rule] = {
     "softmax": _softmax,

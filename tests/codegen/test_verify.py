@@ -187,7 +187,7 @@ def test_the_message_names_where_and_what() -> None:
     assert str(raised.value) == (
         "the compiled model differs from its source: output 'y' of plan 'device-only' deviates by "
         "2, where 0.000401 is allowed for values to 4, on the test's input; nothing was written. "
-        "The importer of one of the model's operators is probably wrong"
+        "An importer or a kernel of partc is wrong"
     )
 
 
