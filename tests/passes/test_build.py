@@ -201,8 +201,8 @@ _LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
         ("squeezenet", "26 conv2d, 8 concat, 3 max_pool2d, 1 mean, 1 softmax"),
         (
             "shufflenet",
-            "33 conv2d, 16 depthwise_conv2d, 4 avg_pool2d, 3 concat, 1 matmul, 1 max_pool2d, "
-            "1 softmax",
+            "33 conv2d, 16 depthwise_conv2d, 16 take, 4 avg_pool2d, 3 concat, 1 matmul, "
+            "1 max_pool2d, 1 softmax",
         ),
         (
             "inception_v1",  # with two local response normalisations, a pool and a product each

@@ -304,6 +304,42 @@ def division_by_zero(emit, x):
     return emit(op.divide(weights(3), constant(np.zeros(3, "float32"))))
 
 
+def _shuffle(emit, x, split, swap=(0, 2, 1, 3, 4), joined=(1, 4, 6, 6)):
+    apart = emit(op.reshape(x, split))
+    swapped = emit(op.permute_dims(apart, swap))
+    return emit(op.reshape(swapped, joined)), swapped
+
+
+def channel_shuffle(emit, x):
+    return _shuffle(emit, x, (1, 2, 2, 6, 6))[0]
+
+
+def channel_shuffle_in_uneven_groups(emit, x):
+    wide = emit(op.concat([x, emit(op.nn.relu(x))], 1))
+    return _shuffle(emit, wide, (1, 4, 2, 6, 6), joined=(1, 8, 6, 6))[0]
+
+
+def channel_shuffle_read_within(emit, x):
+    return _shuffle(emit, x, (1, 2, 2, 6, 6))
+
+
+def channel_shuffle_and_transposition(emit, x):
+    return _shuffle(emit, x, (1, 2, 2, 6, 6), swap=(0, 2, 1, 4, 3))[0]
+
+
+def channel_shuffle_and_reshape(emit, x):
+    return _shuffle(emit, x, (1, 2, 2, 6, 6), joined=(1, 4, 36))[0]
+
+
+def channel_shuffle_of_a_row(emit, x):
+    row = emit(op.nn.relu(emit(op.reshape(x, (1, 144)))))
+    return _shuffle(emit, row, (1, 2, 2, 6, 6))[0]
+
+
+def rows_exchanged_with_channels(emit, x):
+    return _shuffle(emit, x, (1, 4, 2, 3, 6))[0]
+
+
 def dead_code(emit, x):
     emit(_conv(emit(op.nn.relu(x))))
     halves = emit(op.split(x, 2, 1))
@@ -374,6 +410,13 @@ def results_that_no_operator_makes(emit, x):
         (constants_of_64_bits, "relu"),
         (integer_division, "divide"),
         (division_by_zero, ""),
+        (channel_shuffle, "take"),
+        (channel_shuffle_in_uneven_groups, "relu concat take"),
+        (channel_shuffle_read_within, "reshape permute_dims take"),
+        (channel_shuffle_and_transposition, "reshape permute_dims reshape"),
+        (channel_shuffle_and_reshape, "reshape permute_dims reshape"),
+        (channel_shuffle_of_a_row, "reshape relu reshape permute_dims reshape"),
+        (rows_exchanged_with_channels, "reshape permute_dims reshape"),
         (dead_code, "split sigmoid"),
         (tuple_read_whole, "split concat relu"),
         (results_that_no_operator_makes, ""),
