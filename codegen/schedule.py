@@ -51,8 +51,11 @@ class KernelRules(ScheduleRule):
                 _RULES[rule](schedule, anchor, self.machine)
         except (ScheduleError, tvm.error.InternalError) as error:
             reason = str(error).strip().splitlines()[-1]
-            name = func.attrs["global_symbol"] if "global_symbol" in func.attrs else "a kernel"
-            warnings.warn(f"{name} gets the default schedule: {reason}", stacklevel=2)
+            warnings.warn(
+                f"{', '.join(anchors)} does not fit a kernel, which gets the default schedule: "
+                f"{reason}",
+                stacklevel=2,
+            )
             schedule, anchors = Schedule(func), {}
         if not anchors:
             schedule_default(schedule, self.machine)

@@ -350,7 +350,7 @@ def _sum_of_stacked(rewriter: _Rewriter, call: relax.Call) -> relax.Expr | None:
 
 
 def _fold_shuffle(rewriter: _Rewriter, call: relax.Call) -> relax.Expr | None:
-    """Split channels in two axes, exchange these and join them: that takes them in another order."""
+    """Splitting channels in two axes, exchanging and joining these takes them in another order."""
     exchanged = rewriter.definitions.get(call.args[0])
     if exchanged is None or op_name(exchanged) != "permute_dims":
         return None
