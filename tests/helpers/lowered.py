@@ -44,7 +44,7 @@ class Network:
     ) -> Network:
         return Network(canonicalize(make_module(inputs, build)), target_name)
 
-    @property
+    @cached_property
     def choices(self) -> list[tuple[str, Lowering]]:
         """Each operator, in order, and how it is lowered."""
         layouts: dict[relax.Var, Layout] = {}
@@ -54,7 +54,8 @@ class Network:
         chosen: list[tuple[str, Lowering]] = []
         for binding in bindings:
             lowering = choose_lowering(binding.value, scene)
-            chosen.append((op_name(binding.value), lowering))
+            name = op_name(binding.value) if isinstance(binding.value, relax.Call) else "item"
+            chosen.append((name, lowering))
             if lowering.layout is not None:
                 layouts[binding.var] = lowering.layout
         return chosen
@@ -96,9 +97,11 @@ class Network:
         names = [tensor.name for tensor in self.graph.outputs]
         made = dict(zip(names, run(segment, self.lowered.params[segment], inputs), strict=True))
         for spec in self.lowered.blocked:
-            (made[spec.tensor],) = run(
-                spec.to_plain.name, spec.to_plain.params, [made[spec.tensor]]
-            )
+            there, back = spec.to_plain, spec.to_blocked
+            (plain,) = run(there.name, there.params, [made[spec.tensor]])
+            blocks = run(back.name, back.params, [plain])
+            assert blocks[0].shape == made[spec.tensor].shape
+            (made[spec.tensor],) = run(there.name, there.params, blocks)
         assert_close([made[name] for name in names], machine.run("whole", inputs))
 
 

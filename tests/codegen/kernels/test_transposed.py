@@ -101,6 +101,7 @@ def all_phases(layer: Layer, data: NDArray[Any], weight: NDArray[Any]) -> NDArra
     return result
 
 
+@settings(max_examples=50)
 @given(layers())
 def test_phases_of_a_convolution_make_a_transposed_one(layer: Layer) -> None:
     data, weight = normal(*layer.shape).astype(np.float64), layer.weight()
