@@ -77,8 +77,13 @@ def lower_segments(
         for position, (name, variable) in enumerate(_boundary(graph, segments).items())
         if name in visible and variable in lowerings.layouts
     ]
+    unruled = lowerings.without_rule(_outputs(graph, segments))
     layers = (name for segment in segments for name in segment.layers)
-    without_rule = (name for name in layers if not lowerings.have_rules(_payload(graph, name)))
+    without_rule = (
+        name
+        for name in layers
+        if any(binding.var in unruled for binding in _payload(graph, name).bindings)
+    )
     return LoweredSegments(
         builder.get(), weights.arrays, params, tuple(blocked), tuple(without_rule)
     )
@@ -94,18 +99,25 @@ class _Lowerings:
         self.machine = machine
         self.layouts: dict[relax.Var, Layout] = {}
         self._chosen: dict[relax.Var, Lowering] = {}
+        self._bindings: list[relax.VarBinding] = []
         if machine is not None:
             payloads = [_payload(graph, layer.name) for layer in graph.layers]
-            bindings = [binding for payload in payloads for binding in payload.bindings]
-            definitions = {binding.var: binding.value for binding in bindings}
+            self._bindings = [binding for payload in payloads for binding in payload.bindings]
+            definitions = {binding.var: binding.value for binding in self._bindings}
             scene = Scene(machine, self.layouts, definitions)
-            for binding in bindings:
+            for binding in self._bindings:
                 self._choose(binding, scene)
 
-    def have_rules(self, payload: LayerPayload) -> bool:
-        """Whether rules schedule all of a layer's kernels; on a GPU TVM's own do."""
-        on_cpu = self.machine is not None
-        return all(self.of(binding).has_rule for binding in payload.bindings if on_cpu)
+    def without_rule(self, outputs: AbstractSet[relax.Var]) -> AbstractSet[relax.Var]:
+        """What outputs are computed from and no rule schedules; on a GPU TVM's own rules do."""
+        needed, found = set(outputs), set[relax.Var]()
+        for binding in reversed(self._bindings):
+            if binding.var in needed:
+                lowering = self.of(binding)
+                reads = lowering.reads or relax.analysis.free_vars(binding.value)
+                needed.update(reads)
+                found.update(() if lowering.has_rule else (binding.var,))
+        return found
 
     def of(self, binding: relax.VarBinding) -> Lowering:
         return self._chosen.get(binding.var) or plain_lowering(binding.value)
@@ -191,6 +203,16 @@ def _boundary(graph: LayerGraph, segments: Sequence[Segment]) -> dict[str, relax
         for variables in (_tensor_variables(graph, segment),)
         for tensor in (*segment.inputs, *segment.outputs)
     }
+
+
+def _outputs(graph: LayerGraph, segments: Sequence[Segment]) -> frozenset[relax.Var]:
+    """The variables of the source that segments return."""
+    return frozenset(
+        variables[tensor.name]
+        for segment in segments
+        for variables in (_tensor_variables(graph, segment),)
+        for tensor in segment.outputs
+    )
 
 
 def _emit_conversions(

@@ -39,11 +39,13 @@ class Lowering:
         emit: Emits it.
         layout: The blocked layout of what it makes; None if that is plain.
         has_rule: Whether a rule schedules what it emits, or all that can be said of it in general.
+        reads: The variables that it is computed from; None if those are the ones in the call.
     """
 
     emit: Callable[[Emitter], relax.Expr]
     layout: Layout | None = None
     has_rule: bool = True
+    reads: tuple[relax.Var, ...] | None = None
 
 
 @dataclass(frozen=True)

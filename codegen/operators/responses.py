@@ -33,7 +33,7 @@ def _divide(call: relax.Call, scene: Scene) -> Lowering | None:
             emitter.blocked(data, layout),
         )
 
-    return Lowering(emit, layout) if layout.in_order else None
+    return Lowering(emit, layout, reads=(data,)) if layout.in_order else None
 
 
 def _match(call: relax.Call, scene: Scene) -> Response | None:

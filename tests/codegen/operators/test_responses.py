@@ -69,6 +69,7 @@ def test_a_local_response_is_one_kernel(changes: dict[str, Any]) -> None:
     network = network_of(**changes)
     assert network.kernels[-1] == "lrn"
     assert network.layouts["divide"] == Layout.of(10, 8)
+    assert network.lowered.without_rule == ()  # the pool is not computed
 
 
 def test_a_convolution_hands_it_blocks() -> None:
@@ -107,6 +108,18 @@ def test_taken_channels_have_no_neighbours_but_each_other() -> None:
 def test_what_only_looks_like_a_local_response(changes: dict[str, Any]) -> None:
     network = network_of(lambda emit, x: emit(op.add(emit(op.abs(x)), number(1.0))), **changes)
     assert "lrn" not in network.kernels
+
+
+def test_a_pool_that_is_returned_is_computed() -> None:
+    def build(emit: Any, x: Any) -> Any:
+        normalised = local_response(emit, x)
+        volume = emit(op.expand_dims(emit(op.multiply(x, x)), 1))
+        pooled = op.nn.avg_pool3d(volume, (5, 1, 1), (1, 1, 1), (2, 0, 0, 2, 0, 0))
+        return normalised, emit(pooled)
+
+    network = Network.of(IMAGE, build)
+    assert len(network.lowered.without_rule) == 1
+    network.check()
 
 
 def test_a_sum_that_is_broadcast_is_no_local_response() -> None:
