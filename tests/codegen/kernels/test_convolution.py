@@ -189,7 +189,7 @@ def check(layer: Layer, target_name: str) -> None:
     assert np.max(np.abs(result - expected) / scale.clip(1e-30)) < 2e-6
 
 
-@settings(max_examples=24, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(layers(), st.sampled_from(X86))
 def test_agrees_with_float64(layer: Layer, target_name: str) -> None:
     check(layer, target_name)

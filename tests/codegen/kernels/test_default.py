@@ -190,7 +190,7 @@ def test_the_schedule_changes_no_result(name: str, target_name: str) -> None:
 
 
 @pytest.mark.parametrize("target_name", X86)
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(st.data())
 def test_random_shapes_and_axes(target_name: str, data: st.DataObject) -> None:
     sizes = st.sampled_from((1, 2, 3, 7, 16, 24, 33, 64))

@@ -39,7 +39,7 @@ def normalise(x: NDArray[np.float64], response: kernels.Response) -> NDArray[np.
     is_blocked=st.booleans(),
     target_name=st.sampled_from(X86),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=16, deadline=None)
 def test_local_responses_agree_with_their_definition(
     channels: int,
     batch: int,
@@ -56,6 +56,18 @@ def test_local_responses_agree_with_their_definition(
     result = compile_kernel([x], y, target_name)(data)
     np.testing.assert_allclose(
         plain(result, channels) if is_blocked else result,
+        normalise(values.astype(np.float64), response),
+        rtol=3e-6,
+    )
+
+
+def test_channels_of_the_next_image_are_no_neighbours() -> None:
+    machine, response = machine_of("x86-64"), kernels.Response(5, 0.5, 0.75, 1.0)
+    values = np.random.default_rng(0).normal(0, 3, (2, 16, 2, 3)).astype(np.float32)
+    x = te.placeholder((2, 4, 2, 3, 4), name="x")
+    kernel = compile_kernel([x], kernels.lrn(x, 16, response, machine), "x86-64")
+    np.testing.assert_allclose(
+        plain(kernel(blocked(values, 4)), 16),
         normalise(values.astype(np.float64), response),
         rtol=3e-6,
     )
