@@ -26,7 +26,6 @@ from partc.passes.expressions import as_array, shape_of
 INLINE_NBYTES = 16
 """Constants up to this size stay in the code, where kernels can fold them."""
 
-
 # TVM's kOutEWiseFusable: element-wise operators behind it become its tail.
 _FUSABLE = {"op_pattern": 4}
 

@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Runs:
-    """Channels that lie in runs of one length, each so many slots behind the one before it."""
+    """Channels that lie in runs, each so many slots behind the one before it.
+
+    All but the last, which may be shorter, are of one length.
+    """
 
     length: int
     stride: int
@@ -24,9 +27,12 @@ class Runs:
             return channel
         return channel // self.length * self.stride + channel % self.length
 
-    def step(self, lanes: int) -> int:
-        """How many channels always lie side by side in one block, from any multiple of it on."""
-        return math.gcd(self.length, lanes)
+    def step(self, channels: int, lanes: int) -> int:
+        """How many channels lie side by side, from any multiple of it on, up to the last channel.
+
+        If blocks divide the stride, they also lie in one block.
+        """
+        return math.gcd(self.length, channels, lanes)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import tvm_ffi
 from partc.codegen.host import TvmTarget
 from partc.targets.target import Target
 
-_FLOAT32_NBYTES = 4
+FLOAT32_NBYTES = 4
 
 # LLVM feature, bytes of a vector register, how many of them; the first that a CPU has holds.
 _VECTOR_UNITS = (("avx512f", 64, 32), ("avx", 32, 16), ("sse2", 16, 16), ("neon", 16, 32))
@@ -39,6 +39,10 @@ class Machine:
     l1_nbytes: int
     l2_nbytes: int
 
+    @property
+    def vector_nbytes(self) -> int:
+        return FLOAT32_NBYTES * self.lanes
+
 
 def describe_machine(cpu: TvmTarget, target: Target) -> Machine:
     """Return what kernels for a target have to know.
@@ -53,7 +57,7 @@ def describe_machine(cpu: TvmTarget, target: Target) -> Machine:
         _NO_VECTOR_UNIT,
     )
     return Machine(
-        lanes=nbytes // _FLOAT32_NBYTES,
+        lanes=nbytes // FLOAT32_NBYTES,
         registers=registers,
         broadcasts=bool(features & {"avx512f", "neon"}),
         multiply_adds=bool(features & {"fma", "neon"}),

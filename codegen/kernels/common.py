@@ -27,6 +27,13 @@ RULE = "partc.rule"
 TILE = "partc.tile"
 """The annotation of an anchor that holds the tile it was padded for."""
 
+PARTITION = "pragma_loop_partition_hint"
+"""Has TVM compile apart the rounds of a loop in which a condition holds, so that it goes there."""
+
+# What plans count with: a core like Zen 5, in cycles, to whose timings the rates were fitted.
+PER_CYCLE = 2  # multiply-adds, and loads
+L2_NBYTES_PER_CYCLE = 32
+L3_NBYTES_PER_CYCLE = 16
 
 _MOST_ACCUMULATORS = 20  # more of them spill, even of 32 registers
 
@@ -39,7 +46,7 @@ STACK_NBYTES = 1023
 
 def most_accumulators(machine: Machine) -> int:
     """How many vectors can be computed at a time: they need registers, and a place on the stack."""
-    return min(_MOST_ACCUMULATORS, STACK_NBYTES // (4 * machine.lanes))
+    return min(_MOST_ACCUMULATORS, STACK_NBYTES // machine.vector_nbytes)
 
 
 def anchor_attrs(rule: str, tile: Sequence[int] = ()) -> Mapping[str, Any]:

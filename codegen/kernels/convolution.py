@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tvm import te, tirx
 
 from partc.codegen.kernels.common import (
+    PARTITION,
     Block,
     Loop,
     Sch,
@@ -28,11 +29,7 @@ from partc.codegen.kernels.common import (
     tile_of,
     unroll_inner,
 )
-from partc.codegen.kernels.convolution_plan import (
-    Problem,
-    Window,
-    plan_conv2d,
-)
+from partc.codegen.kernels.convolution_plan import Problem, Window, plan_conv2d
 from partc.codegen.machine import Machine
 
 RULE = "conv2d"
@@ -53,7 +50,7 @@ def conv2d(
         problem: What to compute.
         machine: What to divide the work for.
         slot_of: Gives the slot in which blocked data hold a channel; for ``step`` channels from a
-            multiple of that on, these are side by side in one block.
+            multiple of that on, the slots follow each other.
 
     Returns:
         (N, O/lanes, OH, OW, lanes), every group from the beginning of a block on.
@@ -65,10 +62,9 @@ def conv2d(
     read = _reader(data, window, rows, columns, slot_of)
     # What of the input a band reads cannot be told where a table says which channels those are.
     in_bands = int(shares.parts == 1 and not isinstance(slot_of(tirx.const(0)), te.TensorSlice))
-    outer: Any = te.reduce_axis((0, steps), "outer")
-    inner: Any = te.reduce_axis((0, step), "inner")
-    kh: Any = te.reduce_axis((0, window.kernel[0]), "kh")
-    kw: Any = te.reduce_axis((0, window.kernel[1]), "kw")
+    extents = {"outer": steps, "kh": window.kernel[0], "kw": window.kernel[1], "inner": step}
+    summed: list[Any] = [te.reduce_axis((0, size), name) for name, size in extents.items()]
+    outer, kh, kw, inner = summed
 
     def multiply_add(n: Any, o: Any, h: Any, w: Any, lane: Any) -> Any:
         group = o // problem.blocks if groups > 1 else 0
@@ -76,7 +72,7 @@ def conv2d(
         row = h * window.strides[0] + kh * window.dilation[0]
         column = w * window.strides[1] + kw * window.dilation[1]
         product = read(n, channel, row, column) * weight[o, outer, kh, kw, inner, lane]
-        return te.sum(product, axis=[outer, kh, kw, inner])
+        return te.sum(product, axis=summed)
 
     convolved: Tensor = te.compute(
         (problem.batch, blocks, rows, columns, lanes),
@@ -174,7 +170,7 @@ def _schedule_padding(schedule: Sch, padded: Block, share: Loop | None) -> None:
     if _is_blocked(schedule, padded):
         schedule.vectorize(loops[-1])
     else:
-        schedule.annotate(loops[-1], "pragma_loop_partition_hint", 1)
+        schedule.annotate(loops[-1], PARTITION, 1)
     if share is None:
         schedule.parallel(schedule.fuse(*loops[:3]))
 

@@ -12,19 +12,26 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from partc.codegen.kernels.common import divisors, most_accumulators, round_up
-from partc.codegen.machine import Machine
+from partc.codegen.kernels.common import (
+    L2_NBYTES_PER_CYCLE,
+    L3_NBYTES_PER_CYCLE,
+    PER_CYCLE,
+    divisors,
+    most_accumulators,
+    round_up,
+)
+from partc.codegen.machine import FLOAT32_NBYTES, Machine
 
-_FLOAT32_NBYTES = 4
-_PER_CYCLE = 2  # multiply-adds, and loads
-_LATENCY_HIDDEN = 10  # independent multiply-adds that keep two pipelines of four stages busy
+# Fitted to timings of single layers on Zen 5. Two pipelines of four stages would be kept busy by 8
+# multiply-adds; but with AVX2, tiles of 8 reached 0.87 of what tiles of 12 did.
+_LATENCY_HIDDEN = 10
 _LOAD_SLOTS = 1.15  # some loads are of two cache lines
 _OVERHEAD = 0.5  # of counting steps, in multiply-adds
 _MOST_BLOCKS = 6
-_L2_NBYTES_PER_CYCLE = 32
-_L3_NBYTES_PER_CYCLE = 16
+
+# Assumed.
 _COPY_NBYTES_PER_CYCLE = 16
-_CORES = (2, 4)
+_CORES = (2, 4)  # on which shares are to be even
 _HIDDEN = 0.75  # the part of what is fetched that comes while something is computed
 
 
@@ -159,9 +166,9 @@ def _efficiency(tile: Tile, problem: Problem, machine: Machine) -> float:
     Fewer multiply-adds than ``_LATENCY_HIDDEN`` wait for each other. Weights that do not stay in
     the first-level cache come from the second.
     """
-    weights = _FLOAT32_NBYTES * machine.lanes * tile.blocks
+    weights = machine.vector_nbytes * tile.blocks
     streamed = problem.depth * weights > machine.l1_nbytes / 2
-    from_l2 = _PER_CYCLE * weights / _L2_NBYTES_PER_CYCLE if streamed else 0
+    from_l2 = PER_CYCLE * weights / L2_NBYTES_PER_CYCLE if streamed else 0
     loads = _LOAD_SLOTS * (tile.pixels + tile.blocks)
     slots = max(tile.accumulators, loads, _LATENCY_HIDDEN, from_l2)
     return tile.accumulators / (slots + _OVERHEAD)
@@ -194,13 +201,12 @@ def _cycles(shares: Shares, problem: Problem, tile: Tile, machine: Machine) -> f
 
 def _product_cycles(problem: Problem) -> float:
     vectors = problem.batch * problem.groups * problem.blocks * problem.height * problem.width
-    return vectors * problem.depth / _PER_CYCLE
+    return vectors * problem.depth / PER_CYCLE
 
 
 def _fetch_cycles(shares: Shares, problem: Problem, tile: Tile, machine: Machine) -> float:
     """What reading weights once for each band, and input once for each tile of channels, costs."""
-    vector = _FLOAT32_NBYTES * machine.lanes
-    weights = problem.depth * problem.groups * problem.blocks * vector
+    weights = problem.depth * problem.groups * problem.blocks * machine.vector_nbytes
     band = _band_nbytes(shares, problem)
     steps = math.ceil(problem.blocks / tile.blocks)
     bands = problem.batch * shares.bands
@@ -210,7 +216,7 @@ def _fetch_cycles(shares: Shares, problem: Problem, tile: Tile, machine: Machine
 
 
 def _rate(nbytes: float, machine: Machine) -> float:
-    return _L2_NBYTES_PER_CYCLE if nbytes <= machine.l2_nbytes / 2 else _L3_NBYTES_PER_CYCLE
+    return L2_NBYTES_PER_CYCLE if nbytes <= machine.l2_nbytes / 2 else L3_NBYTES_PER_CYCLE
 
 
 def _padding_cycles(shares: Shares, problem: Problem) -> float:
@@ -226,4 +232,4 @@ def _band_nbytes(shares: Shares, problem: Problem) -> int:
     """The input of a band of rows."""
     rows = problem.window.reach(0, math.ceil(problem.height / shares.bands))
     columns = problem.window.reach(1, problem.width)
-    return _FLOAT32_NBYTES * problem.groups * problem.channels * rows * columns
+    return FLOAT32_NBYTES * problem.groups * problem.channels * rows * columns

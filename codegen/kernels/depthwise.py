@@ -5,12 +5,11 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
 from tvm import te
 
+from partc.codegen.kernels.common import Tensor
 from partc.codegen.kernels.convolution_plan import Window
-from partc.codegen.kernels.sliding import Tensor, crop, slide
+from partc.codegen.kernels.sliding import crop, slide
 from partc.codegen.machine import Machine
 
 
@@ -19,7 +18,7 @@ def depthwise_conv2d(data: Tensor, weight: Tensor, window: Window, machine: Mach
 
     Args:
         data: (N, C/lanes, H, W, lanes).
-        weight: (C/lanes, KH, KW, lanes), as ``pack_depthwise_weight`` lays it out.
+        weight: (C/lanes, KH, KW, lanes), channels where those of the data lie.
         window: How the kernel moves.
         machine: What to tile for.
 
@@ -37,11 +36,3 @@ def depthwise_conv2d(data: Tensor, weight: Tensor, window: Window, machine: Mach
         outside=0.0,
     )
     return crop(sums, width)
-
-
-def pack_depthwise_weight(weight: NDArray[np.float32], lanes: int) -> NDArray[np.float32]:
-    """Lay a (C, 1, KH, KW) weight out as (C/lanes, KH, KW, lanes), with zeros in excess lanes."""
-    channels, _, height, width = weight.shape
-    padded = np.pad(weight[:, 0], ((0, -channels % lanes), (0, 0), (0, 0)))
-    blocks = padded.reshape(-1, lanes, height, width)
-    return np.ascontiguousarray(blocks.transpose(0, 2, 3, 1))

@@ -59,7 +59,7 @@ def lrn(x: te.Tensor, channels: int, response: Response, machine: Machine) -> te
     """Normalise local responses.
 
     Args:
-        x: (N, C/lanes, H, W, lanes), or (N, C, H, W).
+        x: (N, C/lanes, H, W, lanes).
         channels: C.
         response: How.
         machine: The CPU.
@@ -67,12 +67,6 @@ def lrn(x: te.Tensor, channels: int, response: Response, machine: Machine) -> te
     Returns:
         What has the shape of ``x``.
     """
-    if len(x.shape) == 5:
-        return _lrn_blocked(x, channels, response, machine)
-    return _lrn_plain(x, response)
-
-
-def _lrn_blocked(x: te.Tensor, channels: int, response: Response, machine: Machine) -> te.Tensor:
     n, blocks, height, width, lanes = (int(size) for size in x.shape)
     margin = math.ceil((response.size - 1) / 2 / lanes)
 
@@ -85,7 +79,7 @@ def _lrn_blocked(x: te.Tensor, channels: int, response: Response, machine: Machi
         return tirx.if_then_else(within, value, f32(0))
 
     padded = blocks + 2 * margin
-    pixels = max(1, machine.l1_nbytes // 2 // (4 * padded * lanes))
+    pixels = max(1, machine.l1_nbytes // 2 // (padded * machine.vector_nbytes))
     tile = max(size for size in range(1, pixels + 1) if width % size == 0)
     squares = te.compute(
         (n, height, width, padded, lanes),
@@ -103,28 +97,6 @@ def _lrn_blocked(x: te.Tensor, channels: int, response: Response, machine: Machi
     return te.compute(x.shape, normalised, name="lrn")
 
 
-def _lrn_plain(x: te.Tensor, response: Response) -> te.Tensor:
-    n, channels, height, width = (int(size) for size in x.shape)
-    before = response.before
-
-    def square(n: Scalar, h: Scalar, c: Scalar, w: Scalar) -> Scalar:
-        within = tirx.all(c >= before, c < before + channels)
-        return tirx.if_then_else(within, mathematics.power(x(n, c - before, h, w), 2), f32(0))
-
-    squares = te.compute(
-        (n, height, channels + response.size - 1, width),
-        square,
-        name="squares",
-        attrs=anchor_attrs(RULE, (width,)),
-    )
-
-    def normalised(n: Scalar, c: Scalar, h: Scalar, w: Scalar) -> Scalar:
-        total = _sum_of([squares(n, h, c + step, w) for step in range(response.size)])
-        return x(n, c, h, w) * response.scale(total)
-
-    return te.compute(x.shape, normalised, name="lrn")
-
-
 def _sum_of(values: Sequence[Scalar]) -> Scalar:
     return functools.reduce(operator.add, values)
 
@@ -133,14 +105,13 @@ def schedule_lrn(schedule: Sch, anchor: Block, machine: Machine) -> None:
     """The squares of a row of pixels, or of a part of one, then what divides by them."""
     (tile,) = tile_of(schedule, anchor)
     tail = fuse_tail(schedule, anchor)
-    n, c, h, w, *lane = schedule.get_loops(tail)
+    n, c, h, w, lane = schedule.get_loops(tail)
     w_outer, w_inner = schedule.split(w, [None, tile])
-    schedule.reorder(n, h, w_outer, c, w_inner, *lane)
+    schedule.reorder(n, h, w_outer, c, w_inner, lane)
     pixels = schedule.fuse(n, h, w_outer)
     schedule.parallel(pixels)
     schedule.compute_at(anchor, pixels, preserve_unit_loops=True)
-    if lane:
-        *_, w, c, _ = schedule.get_loops(anchor)
-        schedule.reorder(c, w)
+    *_, w, c, _ = schedule.get_loops(anchor)
+    schedule.reorder(c, w)
     for block in (anchor, tail):
         vectorize_along(schedule, schedule.get_loops(block)[-1], machine.lanes)

@@ -22,6 +22,7 @@ from tvm import te, tirx
 from tvm.tirx import IndexMap
 
 from partc.codegen.kernels.common import (
+    PARTITION,
     Block,
     Loop,
     Sch,
@@ -34,18 +35,14 @@ from partc.codegen.kernels.common import (
     tile_of,
     unroll_inner,
 )
-from partc.codegen.machine import Machine
+from partc.codegen.machine import FLOAT32_NBYTES, Machine
 
 RULE = "matmul"
 
 _MOST_ROWS = 12  # each may need an address of its own
 _MOST_BLOCKS = 8  # 512 bytes of AVX-512 vectors
 _LATENCY_HIDDEN = 8  # independent multiply-adds that keep two pipelines of four stages busy
-_FLOAT32_NBYTES = 4
 _ENOUGH_PARTS = 8  # for a few threads to share, whatever their number
-
-# Has TVM compile the last round of a loop apart, so that only there vectors may end early.
-_PARTITION = "pragma_loop_partition_hint"
 
 
 @dataclass(frozen=True)
@@ -157,20 +154,19 @@ def panel_width(shape: Sequence[int], units: int, machine: Machine) -> int:
     return _Extents(*_stack_of(leading), units, depth).tile(machine).blocks * machine.lanes
 
 
-def matmul(a: te.Tensor, b: te.Tensor, machine: Machine, *, transpose_b: bool = False) -> te.Tensor:
+def matmul(a: te.Tensor, b: te.Tensor, machine: Machine) -> te.Tensor:
     """Multiply stacks of matrices, which broadcast against each other as NumPy's do.
 
     Args:
         a: (..., M, K).
-        b: (..., K, N), or (..., N, K) where it is transposed.
+        b: (..., K, N).
         machine: What to choose the tile for.
-        transpose_b: Whether ``b`` is to be transposed first.
 
     Returns:
         (..., M, N).
     """
     *batch_a, height, depth = _shape(a)
-    *batch_b, columns = [*_shape(b)[:-2], _shape(b)[-2 if transpose_b else -1]]
+    *batch_b, _, columns = _shape(b)
     batch = list(np.broadcast_shapes(tuple(batch_a), tuple(batch_b)))
     shared = math.prod(batch_b) == 1
     stack, rows = _stack_of([*batch, height]) if shared else (batch, [height])
@@ -181,8 +177,7 @@ def matmul(a: te.Tensor, b: te.Tensor, machine: Machine, *, transpose_b: bool = 
         return a(*_broadcast(_unflatten(z, stack) + _unflatten(row, rows), [*batch_a, height]), k)
 
     def right(z: Any, k: Any, column: Any) -> Any:
-        at = _broadcast(_unflatten(z, [] if shared else stack), batch_b)
-        return b(*at, column, k) if transpose_b else b(*at, k, column)
+        return b(*_broadcast(_unflatten(z, [] if shared else stack), batch_b), k, column)
 
     packed = _packed(right, (1 if shared else math.prod(stack), columns, depth), panel)
     return _product(
@@ -299,7 +294,7 @@ def schedule_matmul(schedule: Sch, anchor: Block, machine: Machine) -> None:
     ragged = extent(schedule, column) % panel > 0
     whole = _Part(rows // tile_rows, panels)
     alone = batch >= _ENOUGH_PARTS and any(_batch(schedule, each) == batch for each in packing)
-    tile_nbytes = tile_rows * depth * _FLOAT32_NBYTES
+    tile_nbytes = tile_rows * depth * FLOAT32_NBYTES
     part = whole if alone else _split(whole, batch, ragged, machine.l2_nbytes // 2 // tile_nbytes)
     row_part, row_tile, row_inner = schedule.split(row, [None, part.row_tiles, tile_rows])
     panel_part, panel_inner, block, lane = schedule.split(
@@ -310,7 +305,7 @@ def schedule_matmul(schedule: Sch, anchor: Block, machine: Machine) -> None:
     schedule.parallel(outermost)
     schedule.compute_at(anchor, row_tile, preserve_unit_loops=True)
     if ragged and part.panels > 1:
-        schedule.annotate(panel_inner, _PARTITION, 1)
+        schedule.annotate(panel_inner, PARTITION, 1)
     for producer in packing:
         if alone:
             schedule.compute_at(producer, outermost, preserve_unit_loops=True)
@@ -383,6 +378,6 @@ def _schedule_packing(schedule: Sch, packed: Block, lanes: int) -> None:
     schedule.split(column, [None, lanes])
     unroll_inner(schedule, packed, 1)
     if outer:
-        schedule.annotate(panel, _PARTITION, 1)
+        schedule.annotate(panel, PARTITION, 1)
     else:
         schedule.parallel(schedule.fuse(z, panel))

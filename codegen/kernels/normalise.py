@@ -24,7 +24,7 @@ from partc.codegen.kernels.reduce import (
     rows_of,
     sorted_axes,
 )
-from partc.codegen.machine import Machine
+from partc.codegen.machine import FLOAT32_NBYTES, Machine
 
 
 def softmax(x: te.Tensor, axis: int, machine: Machine) -> te.Tensor:
@@ -60,7 +60,7 @@ def _rows_together(rows: Rows, machine: Machine) -> int:
 
     TVM keeps a short row on the stack. Of long ones, some fit the cache.
     """
-    count, nbytes = rows.count[0], 4 * rows.length
+    count, nbytes = rows.count[0], FLOAT32_NBYTES * rows.length
     if nbytes <= STACK_NBYTES:
         return 1
     most = max(1, min(count // 8, machine.l1_nbytes // (4 * nbytes)))

@@ -14,6 +14,7 @@ from itertools import groupby
 from tvm import te, tirx
 
 from partc.codegen.kernels.common import (
+    PARTITION,
     Block,
     Sch,
     anchor_attrs,
@@ -170,7 +171,7 @@ def schedule_global_pool(schedule: Sch, anchor: Block, machine: Machine) -> None
         schedule.compute_at(block, planes, preserve_unit_loops=True)
     *_, part, v, step = schedule.get_loops(partial)
     schedule.reorder(step, part, v)
-    schedule.annotate(step, "pragma_loop_partition_hint", 1)
+    schedule.annotate(step, PARTITION, 1)
     unroll_inner(schedule, partial, 1)
     unroll_inner(schedule, schedule.decompose_reduction(partial, step), 1)
     *_, v, part = schedule.get_loops(anchor)

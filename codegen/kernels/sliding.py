@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 from tvm import te, tirx
 
 from partc.codegen.kernels.common import (
+    PARTITION,
     Block,
     Loop,
     Sch,
@@ -25,6 +26,7 @@ from partc.codegen.kernels.common import (
     divisors,
     extent,
     fuse_tail,
+    round_up,
     tile_of,
     unroll_inner,
 )
@@ -37,7 +39,6 @@ Expression: TypeAlias = Any
 
 # Two additions a cycle, each with a latency of four, keep this many sums under way.
 _MAX_TILE = 8
-
 
 # Waking the other threads takes a microsecond or two, in which one makes this many vector steps.
 _SERIAL_STEPS = 1 << 14
@@ -85,7 +86,7 @@ def slide(
         value = element(data[n, c, y, x, v], c, ky, kx, v)
         return reduction(tirx.if_then_else(inside, value, outside), axis=[ky, kx])
 
-    shape = (batch, blocks, height, -(-width // tile) * tile, lanes)
+    shape = (batch, blocks, height, round_up(width, tile), lanes)
     return te.compute(shape, covered, name="window", attrs=anchor_attrs(RULE, (tile,)))
 
 
@@ -120,7 +121,7 @@ def schedule_sliding(schedule: Sch, anchor: Block, machine: Machine) -> None:
     *_, pixels, lanes, ky, kx = schedule.get_loops(anchor)
     schedule.reorder(ky, kx, pixels, lanes)
     unroll_inner(schedule, anchor, 2)
-    schedule.annotate(tiles, "pragma_loop_partition_hint", 1)
+    schedule.annotate(tiles, PARTITION, 1)
     unroll_inner(schedule, schedule.decompose_reduction(anchor, ky), 1)
     unroll_inner(schedule, tail, 1)
 

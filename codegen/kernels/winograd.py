@@ -51,7 +51,7 @@ _compute: Any = te.compute
 
 
 def winograd_conv2d(
-    data: Tensor, weight: Tensor, window: Window, machine: Machine, runs: Runs | None = None
+    data: Tensor, weight: Tensor, window: Window, machine: Machine, runs: Runs
 ) -> Tensor:
     """Convolve blocked data with a 3x3 kernel, stride 1 and dilation 1, giving blocked data.
 
@@ -60,7 +60,7 @@ def winograd_conv2d(
         weight: What :func:`pack_winograd_weight` returned, (O/lanes, (tile+2)^2, C, lanes).
         window: The kernel's padding.
         machine: What to divide the work for.
-        runs: Where the channels lie; in order if not given.
+        runs: Where the channels lie.
 
     Returns:
         (N, O/lanes, OH, OW, lanes).
@@ -71,7 +71,7 @@ def winograd_conv2d(
     layer = Layer(batch, channels, out_blocks * lanes, out_height, out_width)
     plan = plan_winograd(layer, math.isqrt(positions) - KERNEL + 1, machine)
     transformed = _transformed_input(data, window, plan, layer)
-    product = _multiplied(transformed, weight, runs or Runs(channels, channels))
+    product = _multiplied(transformed, weight, runs)
     convolved = _transformed_output(product, plan)
     return _compute(
         (batch, out_blocks, out_height, out_width, lanes),
@@ -140,7 +140,7 @@ def _multiplied(transformed: Tensor, weight: Tensor, runs: Runs) -> Tensor:
             axis=c,
         ),
         name="winograd_product",
-        attrs={TILE: [runs.step(lanes)]},
+        attrs={TILE: [runs.step(channels, lanes)]},
     )
 
 

@@ -11,18 +11,19 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from partc.codegen.kernels.common import most_accumulators
+from partc.codegen.kernels.common import (
+    L2_NBYTES_PER_CYCLE,
+    L3_NBYTES_PER_CYCLE,
+    PER_CYCLE,
+    most_accumulators,
+)
 from partc.codegen.kernels.winograd_transform import KERNEL, TILES
 from partc.codegen.machine import Machine
 
-_FLOAT32_NBYTES = 4
-_PER_CYCLE = 2  # multiply-adds, and loads
 _IN_FLIGHT = 8  # independent multiply-adds that hide the latency of one
 _MOST_BLOCKS = 4
 
-# Measured on Zen 5 with vectors of 16, 8 and 4 lanes.
-_L2_NBYTES_PER_CYCLE = 32
-_L3_NBYTES_PER_CYCLE = 16
+# Fitted to timings of single layers on Zen 5, with vectors of 16, 8 and 4 lanes.
 _MEMORY_NBYTES_PER_CYCLE = 10
 _L3_TO_L2 = 16  # how much larger a third-level cache is taken to be
 _TRANSFORM_CYCLES = 3  # for each vector of a transformed tile, in both dimensions together
@@ -92,8 +93,7 @@ class Plan:
 def choose_winograd(layer: Layer, machine: Machine) -> int | None:
     """The output tile that makes a layer fastest, or None if direct convolution is faster.
 
-    Weights are taken to be in the cache behind the second level's, where other layers' have
-    displaced them from it.
+    Weights are taken to come from memory: other layers' have displaced them from the caches.
     """
 
     def cycles(tile: int) -> float:
@@ -144,7 +144,7 @@ def _plan_cycles(layer: Layer, plan: Plan, machine: Machine) -> float:
 def _product_cycles(layer: Layer, plan: Plan, machine: Machine) -> float:
     """The multiply-adds of one group."""
     accumulators = plan.pixels * plan.blocks
-    issued = max(accumulators, plan.pixels + plan.blocks, _IN_FLIGHT) / _PER_CYCLE
+    issued = max(accumulators, plan.pixels + plan.blocks, _IN_FLIGHT) / PER_CYCLE
     register_tile = layer.channels * issued / _PRODUCT_EFFICIENCY + _START_CYCLES + accumulators
     return _steps(layer, plan, machine) * plan.side**2 * plan.register_tiles * register_tile
 
@@ -159,21 +159,21 @@ def _weight_cycles(layer: Layer, side: int, machine: Machine) -> float:
     """What it takes to read all weights once, which each group does."""
     nbytes = _weight_nbytes(layer, side, machine)
     if nbytes <= machine.l2_nbytes / 2:
-        return nbytes / _L2_NBYTES_PER_CYCLE
+        return nbytes / L2_NBYTES_PER_CYCLE
     if nbytes <= machine.l2_nbytes * _L3_TO_L2:
-        return nbytes / _L3_NBYTES_PER_CYCLE
+        return nbytes / L3_NBYTES_PER_CYCLE
     return nbytes / _MEMORY_NBYTES_PER_CYCLE
 
 
 def _spill_cycles(layer: Layer, plan: Plan, machine: Machine) -> float:
     """What it takes to read a group's transformed input from behind the second-level cache."""
     tiles = plan.register_tiles * plan.pixels
-    block_nbytes = plan.side**2 * tiles * machine.lanes * _FLOAT32_NBYTES
+    block_nbytes = plan.side**2 * tiles * machine.vector_nbytes
     nbytes = block_nbytes * layer.in_blocks(machine)
     held = nbytes * (math.prod(plan.groups(layer)) * layer.batch if plan.whole else 1)
     if held + block_nbytes * plan.blocks <= machine.l2_nbytes:
         return 0.0
-    rate = _L3_NBYTES_PER_CYCLE
+    rate = L3_NBYTES_PER_CYCLE
     if held > machine.l2_nbytes * _L3_TO_L2 / 2:
         rate = _MEMORY_NBYTES_PER_CYCLE
     return nbytes * (1 + _steps(layer, plan, machine)) / rate
@@ -187,14 +187,13 @@ def _steps(layer: Layer, plan: Plan, machine: Machine) -> int:
 def _direct_cycles(layer: Layer, machine: Machine) -> float:
     vectors = layer.batch * layer.height * layer.width * layer.out_blocks(machine)
     products = vectors * layer.channels * KERNEL**2
-    return products / _PER_CYCLE / _DIRECT_EFFICIENCY + _fetch_cycles(layer, KERNEL, machine)
+    return products / PER_CYCLE / _DIRECT_EFFICIENCY + _fetch_cycles(layer, KERNEL, machine)
 
 
 def _fetch_cycles(layer: Layer, side: int, machine: Machine) -> float:
-    """What it takes to read the weights for the first time: other layers came in between."""
+    """What it takes to read the weights for the first time."""
     return _weight_nbytes(layer, side, machine) / _MEMORY_NBYTES_PER_CYCLE
 
 
 def _weight_nbytes(layer: Layer, side: int, machine: Machine) -> int:
-    out_channels = layer.out_blocks(machine) * machine.lanes
-    return side**2 * layer.channels * out_channels * _FLOAT32_NBYTES
+    return side**2 * layer.channels * layer.out_blocks(machine) * machine.vector_nbytes

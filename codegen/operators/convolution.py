@@ -99,7 +99,7 @@ def _direct(
     """Read the channels in the order in which they lie."""
     machine, layout = scene.machine, scene.layout_or_new(data)
     problem = _problem(data, weight, window, 1, scene)
-    step = math.gcd(runs.step(machine.lanes), layout.channels)  # the last run may be shorter
+    step = runs.step(layout.channels, machine.lanes)
 
     def emit(emitter: Emitter) -> relax.Expr:
         return emitter.kernel(

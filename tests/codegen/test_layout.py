@@ -189,7 +189,7 @@ def test_steps_of_a_run_lie_side_by_side_in_one_block(layout: Layout) -> None:
     runs = layout.runs
     if runs is None:
         return
-    step = runs.step(layout.lanes)
+    step = runs.step(layout.channels, layout.lanes)
     for first in range(0, layout.channels - step + 1, step):
         slots = [runs.slot(first + index) for index in range(step)]
         assert slots == list(range(slots[0], slots[0] + step))

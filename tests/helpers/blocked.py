@@ -8,17 +8,18 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from partc.codegen.kernels.convolution import Window
+from partc.codegen.kernels.convolution_plan import Window
 
 
-def normal(*shape: int) -> NDArray[np.float32]:
-    return np.random.default_rng(0).standard_normal(shape, np.float32)
+def normal(*shape: int, seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
 
 
-def blocked(values: NDArray[Any], lanes: int) -> NDArray[Any]:
-    """(N, C, ...) as (N, C/lanes, ..., lanes), with NaN in lanes that are no channel."""
+def blocked(values: NDArray[Any], lanes: int, spare: int = 0) -> NDArray[Any]:
+    """(N, C, ...) as (N, C/lanes + spare, ..., lanes), with NaN in lanes that are no channel."""
     batch, channels, *plane = values.shape
-    padded = np.full((batch, -(-channels // lanes) * lanes, *plane), np.nan, np.float32)
+    blocks = -(-channels // lanes) + spare
+    padded = np.full((batch, blocks * lanes, *plane), np.nan, np.float32)
     padded[:, :channels] = values
     return np.ascontiguousarray(np.moveaxis(padded.reshape(batch, -1, lanes, *plane), 2, -1))
 

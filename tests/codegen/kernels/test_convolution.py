@@ -85,9 +85,9 @@ class Layer:
             return 1
         if self.reads == "table":
             return math.gcd(self.shape[1] // self.groups, machine.lanes)
-        runs = self.layout(machine).runs
-        assert runs
-        return runs.step(machine.lanes)
+        layout = self.layout(machine)
+        assert layout.runs
+        return layout.runs.step(layout.channels, machine.lanes)
 
 
 @st.composite

@@ -14,9 +14,10 @@ from kernels import EVERYWHERE, X86, Kernel, compile_kernel, machine_of
 from numpy.typing import NDArray
 from tvm import te
 
-from partc.codegen.kernels.convolution import Window
-from partc.codegen.kernels.depthwise import depthwise_conv2d, pack_depthwise_weight
+from partc.codegen.kernels.convolution_plan import Window
+from partc.codegen.kernels.depthwise import depthwise_conv2d
 from partc.codegen.kernels.sliding import tile_width
+from partc.codegen.layout import Layout
 
 SQUARE = Window(kernel=(3, 3), strides=(1, 1), dilation=(1, 1), padding=(1, 1, 1, 1))
 MULTIPLY_ADD = {
@@ -43,6 +44,11 @@ def reference(
     return np.clip(convolved + convolved, 0, 6) if tail else convolved
 
 
+def packed(weight: NDArray[Any], lanes: int) -> NDArray[Any]:
+    """(C, 1, KH, KW) as (C/lanes, KH, KW, lanes)."""
+    return Layout.of(len(weight), lanes).pack(weight.swapaxes(0, 1))[0]
+
+
 def compile_depthwise(
     shape: tuple[int, ...], window: Window, target_name: str, *, tail: bool = False
 ) -> Kernel:
@@ -65,7 +71,7 @@ def check(shape: tuple[int, ...], window: Window, target_name: str, *, tail: boo
     lanes = machine_of(target_name).lanes
     data, weight = normal(*shape), normal(shape[1], 1, *window.kernel)
     kernel = compile_depthwise(shape, window, target_name, tail=tail)
-    result = kernel(blocked(data, lanes), pack_depthwise_weight(weight, lanes))
+    result = kernel(blocked(data, lanes), packed(weight, lanes))
     expected = reference(data, weight, window, tail=tail)
     rounding = 5e-6 * math.prod(window.kernel) ** 0.5
     np.testing.assert_allclose(plain(result, shape[1]), expected, rtol=1e-6, atol=rounding)
@@ -101,7 +107,7 @@ def test_infinities_at_the_border_stay_where_they_are() -> None:
     data = normal(1, 16, 6, 20)
     data[:, :, 0, 0] = np.inf
     kernel = compile_depthwise(data.shape, SQUARE, "x86-64")
-    result = kernel(blocked(data, 4), pack_depthwise_weight(np.ones((16, 1, 3, 3), np.float32), 4))
+    result = kernel(blocked(data, 4), packed(np.ones((16, 1, 3, 3), np.float32), 4))
     assert np.isinf(plain(result, 16)[:, :, :2, :2]).all()
     assert np.isfinite(plain(result, 16)[:, :, :, 2:]).all()
 
@@ -116,14 +122,6 @@ def test_multiplies_whole_vectors_and_copies_nothing(target_name: str, stride: i
     assert len(re.findall(MULTIPLY_ADD[target_name], assembly)) >= 3 * tile
     assert "AllocWorkspace" not in assembly
     assert not re.findall(r"vfmadd\d+ss|mulss", assembly)
-
-
-def test_weights_are_packed_by_lane() -> None:
-    weight = normal(5, 1, 2, 3)
-    packed = pack_depthwise_weight(weight, 4)
-    assert packed.shape == (2, 2, 3, 4)
-    np.testing.assert_array_equal(packed[1, :, :, 0], weight[4, 0])
-    np.testing.assert_array_equal(packed[1, :, :, 1:], 0)
 
 
 @pytest.mark.parametrize("target_name", EVERYWHERE)

@@ -25,6 +25,18 @@ def normalise(x: NDArray[np.float64], response: kernels.Response) -> NDArray[np.
     return result
 
 
+def check(
+    shape: tuple[int, ...], response: kernels.Response, target_name: str, spare: int = 0
+) -> None:
+    machine, channels = machine_of(target_name), shape[1]
+    values = np.random.default_rng(0).normal(0, 3, shape).astype(np.float32)
+    data = blocked(values, machine.lanes, spare)
+    x = te.placeholder(data.shape, name="x")
+    kernel = compile_kernel([x], kernels.lrn(x, channels, response, machine), target_name)
+    expected = normalise(values.astype(np.float64), response)
+    np.testing.assert_allclose(plain(kernel(data), channels), expected, rtol=3e-6)
+
+
 @given(
     channels=st.integers(1, 40),
     batch=st.integers(1, 2),
@@ -36,7 +48,7 @@ def normalise(x: NDArray[np.float64], response: kernels.Response) -> NDArray[np.
         beta=st.sampled_from([0.75, 0.5, 0.6]),
         bias=st.sampled_from([1.0, 2.0]),
     ),
-    is_blocked=st.booleans(),
+    spare=st.integers(0, 1),
     target_name=st.sampled_from(X86),
 )
 @settings(max_examples=16, deadline=None)
@@ -45,41 +57,19 @@ def test_local_responses_agree_with_their_definition(
     batch: int,
     plane: tuple[int, int],
     response: kernels.Response,
-    is_blocked: bool,
+    spare: int,
     target_name: str,
 ) -> None:
-    machine = machine_of(target_name)
-    values = np.random.default_rng(0).normal(0, 3, (batch, channels, *plane)).astype(np.float32)
-    data = blocked(values, machine.lanes) if is_blocked else values
-    x = te.placeholder(data.shape, name="x")
-    y = kernels.lrn(x, channels, response, machine)
-    result = compile_kernel([x], y, target_name)(data)
-    np.testing.assert_allclose(
-        plain(result, channels) if is_blocked else result,
-        normalise(values.astype(np.float64), response),
-        rtol=3e-6,
-    )
+    check((batch, channels, *plane), response, target_name, spare)
 
 
 def test_channels_of_the_next_image_are_no_neighbours() -> None:
-    machine, response = machine_of("x86-64"), kernels.Response(5, 0.5, 0.75, 1.0)
-    values = np.random.default_rng(0).normal(0, 3, (2, 16, 2, 3)).astype(np.float32)
-    x = te.placeholder((2, 4, 2, 3, 4), name="x")
-    kernel = compile_kernel([x], kernels.lrn(x, 16, response, machine), "x86-64")
-    np.testing.assert_allclose(
-        plain(kernel(blocked(values, 4)), 16),
-        normalise(values.astype(np.float64), response),
-        rtol=3e-6,
-    )
+    check((2, 16, 2, 3), kernels.Response(5, 0.5, 0.75, 1.0), "x86-64")
 
 
 def test_a_window_longer_than_a_block_reaches_over_several() -> None:
-    machine, response = machine_of("x86-64"), kernels.Response(13, 0.5, 0.75, 1.0)
-    values = np.random.default_rng(0).normal(0, 3, (1, 21, 2, 3)).astype(np.float32)
-    x = te.placeholder((1, 6, 2, 3, 4), name="x")
-    kernel = compile_kernel([x], kernels.lrn(x, 21, response, machine), "x86-64")
-    np.testing.assert_allclose(
-        plain(kernel(blocked(values, 4)), 21),
-        normalise(values.astype(np.float64), response),
-        rtol=3e-6,
-    )
+    check((1, 21, 2, 3), kernels.Response(13, 0.5, 0.75, 1.0), "x86-64")
+
+
+def test_spare_blocks_are_no_neighbours() -> None:
+    check((1, 16, 2, 3), kernels.Response(5, 0.5, 0.75, 1.0), "x86-64", spare=1)

@@ -13,7 +13,7 @@ from kernels import X86, Kernel, compile_kernel, machine_of
 from numpy.typing import NDArray
 from tvm import relax, te
 
-from partc.codegen.kernels.convolution import Window
+from partc.codegen.kernels.convolution_plan import Window
 from partc.codegen.kernels.pool import (
     adaptive_window,
     avg_pool2d,

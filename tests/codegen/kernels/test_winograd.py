@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from blocked import blocked, normal, plain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernels import EVERYWHERE, X86, Kernel, compile_kernel, machine_of
 from numpy.typing import NDArray
 from tvm import te
 
-from partc.codegen.kernels.convolution import Window
+from partc.codegen.kernels.convolution_plan import Window
 from partc.codegen.kernels.winograd import (
     pack_winograd_weight,
     winograd_conv2d,
@@ -28,29 +29,10 @@ from partc.codegen.kernels.winograd_transform import (
     transform_output,
     transform_weight,
 )
+from partc.codegen.layout import Runs
 
 # Largest deviation from float64 relative to the largest value.
 TOLERANCE = {4: 1e-5, 2: 2e-6}
-
-
-def normal(shape: tuple[int, ...], seed: int = 0) -> NDArray[np.float32]:
-    return np.random.default_rng(seed).standard_normal(shape, np.float32)
-
-
-def blocked(values: NDArray[Any], lanes: int, spare: int = 0) -> NDArray[Any]:
-    """Channels in blocks, with NaN in those that are not there and in spare blocks."""
-    batch, channels, *plane = values.shape
-    blocks = -(-channels // lanes) + spare
-    padded = np.full((batch, blocks * lanes, *plane), np.nan, np.float32)
-    padded[:, :channels] = values
-    split = padded.reshape(batch, blocks, lanes, *plane)
-    return np.ascontiguousarray(np.moveaxis(split, 2, -1))
-
-
-def plain(values: NDArray[Any], channels: int) -> NDArray[Any]:
-    batch, blocks, *plane, lanes = values.shape
-    moved = np.moveaxis(values, -1, 2)
-    return moved.reshape(batch, blocks * lanes, *plane)[:, :channels]
 
 
 def conv2d(
@@ -74,7 +56,8 @@ def compile_winograd(
     x = te.placeholder(data.shape, name="data")
     w = te.placeholder(weight.shape, name="weight")
     window = Window((3, 3), (1, 1), (1, 1), padding)
-    y = winograd_conv2d(x, w, window, machine_of(target))
+    channels = weight.shape[2]
+    y = winograd_conv2d(x, w, window, machine_of(target), Runs(channels, channels))
     if not fused:
         return compile_kernel([x, w], y, target)
     _, blocks, *_, lanes = y.shape
@@ -88,8 +71,8 @@ def compile_winograd(
 
 @pytest.mark.parametrize("tile", TILES)
 def test_the_transforms_make_a_convolution(tile: int) -> None:
-    patch = normal((tile + 2, tile + 2)).astype(np.float64)
-    weight = normal((3, 3), 1).astype(np.float64)
+    patch = normal(tile + 2, tile + 2).astype(np.float64)
+    weight = normal(3, 3, seed=1).astype(np.float64)
     product = in_both_axes(transform_input, tile, patch) * transform_weight(weight, tile)
     result = in_both_axes(transform_output, tile, product)
     expected = conv2d(patch[None, None], weight[None, None], (0, 0, 0, 0))[0, 0]
@@ -124,12 +107,12 @@ def test_it_is_a_convolution(
     fused: bool,
 ) -> None:
     lanes = machine_of(target).lanes
-    data, weight = normal((batch, channels[0], *plane)), normal((*channels[::-1], 3, 3), 1)
+    data, weight = normal(batch, channels[0], *plane), normal(*channels[::-1], 3, 3, seed=1)
     expected = conv2d(data, weight, padding)
     inputs = [blocked(data, lanes, spare), pack_winograd_weight(weight, tile, lanes)]
     kernel = compile_winograd(target, *inputs, padding, fused=fused)
     if fused:
-        bias, other = normal((1, channels[1], 1, 1), 2), normal(expected.shape, 3)
+        bias, other = normal(1, channels[1], 1, 1, seed=2), normal(*expected.shape, seed=3)
         inputs += [blocked(bias, lanes), blocked(other, lanes)]
         expected = np.maximum(expected + bias + other, 0)
     deviation = np.abs(plain(kernel(*inputs), channels[1]) - expected).max()
@@ -138,7 +121,7 @@ def test_it_is_a_convolution(
 
 @pytest.mark.parametrize("tile", TILES)
 def test_many_channels_lose_little(tile: int) -> None:
-    data, weight = normal((1, 512, 14, 14)), normal((32, 512, 3, 3), 1)
+    data, weight = normal(1, 512, 14, 14), normal(32, 512, 3, 3, seed=1)
     inputs = [blocked(data, 8), pack_winograd_weight(weight, tile, 8)]
     kernel = compile_winograd("x86-64-v3", *inputs, (1, 1, 1, 1), fused=False)
     expected = conv2d(data, weight, (1, 1, 1, 1))
@@ -147,7 +130,7 @@ def test_many_channels_lose_little(tile: int) -> None:
 
 
 def test_weights_of_channels_that_are_not_there_are_zero() -> None:
-    packed = pack_winograd_weight(normal((5, 3, 3, 3)), 4, 4)
+    packed = pack_winograd_weight(normal(5, 3, 3, 3), 4, 4)
     assert packed.shape == (2, 36, 3, 4)
     assert not packed[1, :, :, 1:].any()
     assert packed[1, :, :, 0].all()

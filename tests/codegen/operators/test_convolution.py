@@ -9,7 +9,7 @@ from lowered import Network
 from relax_models import weights
 from tvm.relax import op
 
-from partc.codegen.layout import Layout
+from partc.codegen.layout import Layout, Runs
 from partc.passes.expressions import constant
 
 
@@ -94,6 +94,21 @@ def test_some_of_many_channels_are_read_where_they_are(taken: Sequence[int]) -> 
 
     network = chosen({"x": (1, 8, 5, 5)}, build)
     assert network.kernels == ["to_blocked", "conv2d", "conv2d"]
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_last_run_that_is_shorter_is_read_where_it_is(size: int) -> None:
+    """As behind a concatenation, whose parts each start a block."""
+
+    def build(emit: Any, x: Any) -> Any:
+        joined = emit(op.concat([emit(conv(x, 6, 8)), emit(conv(x, 3, 8))], 1))
+        return emit(conv(joined, 9, 9, size))
+
+    network = chosen({"x": (1, 8, 7, 7)}, build)
+    layout = network.layouts["concat"]
+    assert layout is not None
+    assert layout.runs == Runs(6, 8)
+    assert "to_plain" not in network.kernels
 
 
 def test_many_channels_of_large_planes_are_convolved_by_winograd() -> None:

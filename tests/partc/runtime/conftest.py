@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -191,3 +192,18 @@ def deployed(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         (package / f"{side}.py").write_text(text)
     return root
+
+
+@pytest.fixture
+def help_of(
+    toy: Toy, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., str]:
+    """What a half's program prints when it is asked for help, on its own or by partc."""
+
+    def help_of(main: Callable[..., int], argv: list[str] | None) -> str:
+        monkeypatch.setattr(sys, "argv", ["__main__.py", "-h"])
+        with pytest.raises(SystemExit):
+            main(toy.model, toy.half.artifact, toy.half.directory, argv)
+        return capsys.readouterr().out
+
+    return help_of

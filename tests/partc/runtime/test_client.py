@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -320,18 +321,10 @@ def test_main_says_what_it_waits_for(
     ("argv", "program"), [(None, "python -m {directory}"), (["-h"], "partc run DIR")]
 )
 def test_help_says_what_was_typed(
-    toy: Any,
-    argv: list[str] | None,
-    program: str,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    toy: Any, help_of: Callable[..., str], argv: list[str] | None, program: str
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["__main__.py", "-h"])
-    half = toy.half
-    with pytest.raises(SystemExit):
-        client_module.main(toy.model, half.artifact, half.directory, argv)
-    typed = program.format(directory=half.directory.name)
-    assert capsys.readouterr().out.startswith(f"usage: {typed} [-h]")
+    typed = program.format(directory=toy.half.directory.name)
+    assert help_of(client_module.main, argv).startswith(f"usage: {typed} [-h]")
 
 
 def test_main_never_unpickles(toy: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

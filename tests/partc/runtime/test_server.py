@@ -326,18 +326,10 @@ def test_main_has_its_own_words_only_for_a_port_in_use(
     ("argv", "program"), [(None, "python -m {directory}"), (["-h"], "partc serve DIR")]
 )
 def test_help_says_what_was_typed(
-    toy: Any,
-    argv: list[str] | None,
-    program: str,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    toy: Any, help_of: Callable[..., str], argv: list[str] | None, program: str
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["__main__.py", "-h"])
-    half = toy.half
-    with pytest.raises(SystemExit):
-        server_module.main(toy.model, half.artifact, half.directory, argv)
-    typed = program.format(directory=half.directory.name)
-    assert capsys.readouterr().out.startswith(f"usage: {typed} [-h]")
+    typed = program.format(directory=toy.half.directory.name)
+    assert help_of(server_module.main, argv).startswith(f"usage: {typed} [-h]")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
