@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from partc.codegen.kernels.common import RULE, Block, Sch
 from partc.codegen.kernels.default import schedule_default
 from partc.codegen.machine import Machine
 
+_MOST_ELEMENTS = 1 << 28
+"""How large a tensor may be for offsets in it, padding included, to be counted in 32 bits."""
+
 _RULES: Mapping[str, Callable[[Sch, Block, Machine], None]] = {
     convolution.RULE: convolution.schedule_conv2d,
     layout.RULE: layout.schedule_transposition,
@@ -28,6 +32,10 @@ _RULES: Mapping[str, Callable[[Sch, Block, Machine], None]] = {
     sliding.RULE: sliding.schedule_sliding,
     winograd.RULE: winograd.schedule_winograd,
 }
+
+
+class _TooLargeError(Exception):
+    """Offsets in a tensor may not fit 32 bits."""
 
 
 @dataclass(frozen=True)
@@ -44,22 +52,45 @@ class KernelRules(ScheduleRule):
     machine: Machine
 
     def apply(self, func: tvm.tirx.PrimFunc, target: Any, tunable: bool) -> Sch:  # noqa: ARG002
-        schedule: Sch = Schedule(func)
-        anchors = _anchors(schedule)
-        try:
-            for rule, anchor in anchors.items():
-                _RULES[rule](schedule, anchor, self.machine)
-        except (ScheduleError, tvm.error.InternalError) as error:
-            reason = str(error).strip().splitlines()[-1]
-            warnings.warn(
-                f"{', '.join(anchors)} does not fit a kernel, which gets the default schedule: "
-                f"{reason}",
-                stacklevel=2,
-            )
-            schedule, anchors = Schedule(func), {}
-        if not anchors:
+        schedule = self._by_rules(func)
+        if schedule is None:
+            schedule = Schedule(func)
             schedule_default(schedule, self.machine)
         return schedule
+
+    def _by_rules(self, func: tvm.tirx.PrimFunc) -> Sch | None:
+        names = ", ".join(_anchors(Schedule(func)))
+        if not names:
+            return None
+        try:
+            # Held, for TVM changes what nothing else holds in place, and with it parts of ``func``.
+            narrow = _with_narrow_loops(func)
+            schedule: Sch = Schedule(narrow)
+            for rule, anchor in _anchors(schedule).items():
+                _RULES[rule](schedule, anchor, self.machine)
+        except (ScheduleError, _TooLargeError, tvm.error.InternalError) as error:
+            reason = str(error).strip().splitlines()[-1]
+            warnings.warn(
+                f"{names} does not fit a kernel, which gets the default schedule: {reason}",
+                stacklevel=3,
+            )
+            return None
+        return schedule
+
+
+def _with_narrow_loops(func: Any) -> Any:
+    """Count in 32 bits, where nothing holds larger numbers.
+
+    TVM does so by itself, but then drops what schedules say about loops that had counted in 64.
+    """
+    variables = (*func.params, *func.body.block.alloc_buffers)
+    tensors: list[Any] = [variable.ty for variable in variables]
+    if any(math.prod(int(size) for size in each.shape) > _MOST_ELEMENTS for each in tensors):
+        raise _TooLargeError(f"tensors of more than {_MOST_ELEMENTS} elements")
+    if any(each.dtype == "int64" for each in tensors):
+        return func
+    narrow: Any = tvm.tirx.transform.ForceNarrowIndexToInt32()
+    return narrow(tvm.IRModule({"main": func}))["main"]
 
 
 def _anchors(schedule: Sch) -> Mapping[str, Block]:

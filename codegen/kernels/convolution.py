@@ -24,6 +24,7 @@ from partc.codegen.kernels.common import (
     Sch,
     Tensor,
     anchor_attrs,
+    extent,
     fuse_tail,
     round_up,
     tile_of,
@@ -58,8 +59,7 @@ def conv2d(
     window, groups = problem.window, problem.groups
     tile, shares = plan_conv2d(problem, machine)
     blocks, steps, _, _, step, lanes = (int(size) for size in weight.shape)
-    rows, columns = round_up(problem.height, tile.rows), round_up(problem.width, tile.columns)
-    read = _reader(data, window, rows, columns, slot_of)
+    read = _reader(data, problem, slot_of)
     # What of the input a band reads cannot be told where a table says which channels those are.
     in_bands = int(shares.parts == 1 and not isinstance(slot_of(tirx.const(0)), te.TensorSlice))
     extents = {"outer": steps, "kh": window.kernel[0], "kw": window.kernel[1], "inner": step}
@@ -75,16 +75,19 @@ def conv2d(
         return te.sum(product, axis=summed)
 
     convolved: Tensor = te.compute(
-        (problem.batch, blocks, rows, columns, lanes),
+        (problem.batch, blocks, problem.height, problem.width, lanes),
         multiply_add,
         name="conv2d",
         attrs=anchor_attrs(RULE, (*tile.extents, shares.bands, shares.parts, in_bands)),
     )
-    return te.compute(
-        (problem.batch, groups * problem.blocks, problem.height, problem.width, lanes),
-        lambda *at: convolved(*at),
-        name="conv2d_cropped",
-    )
+    height, width = _plane(data, window)
+    joined = problem.joins_rows(height, width)
+
+    def cropped(n: Any, o: Any, h: Any, w: Any, lane: Any) -> Any:
+        return convolved(n, o, *((h * width + w, 0) if joined else (h, w)), lane)
+
+    shape = (problem.batch, groups * problem.blocks, height, width, lanes)
+    return te.compute(shape, cropped, name="conv2d_cropped")
 
 
 def pack_weight(
@@ -113,14 +116,18 @@ def pack_weight(
     return np.ascontiguousarray(split.transpose(0, 2, 4, 5, 3, 1))
 
 
-def _reader(
-    data: Tensor, window: Window, rows: int, columns: int, slot_of: Callable[[Any], Any]
-) -> Callable[..., Any]:
-    """How to read (n, channel, row, column) of the padded input, as far as tiles read it."""
-    shape = [int(size) for size in data.shape]
+def _plane(data: Tensor, window: Window) -> tuple[int, int]:
+    """The size of the plane that comes out."""
+    return window.output(*(int(size) for size in data.shape[2:4]))
+
+
+def _reader(data: Tensor, problem: Problem, slot_of: Callable[[Any], Any]) -> Callable[..., Any]:
+    """How to read (n, channel, row, column) of the padded input."""
+    window, shape = problem.window, [int(size) for size in data.shape]
     height, width = shape[2:4]
     top, left = window.padding[:2]
-    reach = (window.reach(0, rows), window.reach(1, columns))
+    plane = _plane(data, window)
+    reach = (window.reach(0, plane[0]), window.reach(1, plane[1]))
     if top or left or reach[0] > height or reach[1] > width:
 
         def inside(n: Any, c: Any, h: Any, w: Any, *lane: Any) -> Any:
@@ -128,13 +135,14 @@ def _reader(
             return tirx.if_then_else(within, data(n, c, h - top, w - left, *lane), 0.0)
 
         data = te.compute((*shape[:2], *reach, *shape[4:]), inside, name="padded")
-    if len(shape) == 4:
-        return lambda n, channel, row, column: data(n, channel, row, column)
-    lanes = shape[4]
+    joined, lanes = problem.joins_rows(*plane), shape[4:]
 
     def read(n: Any, channel: Any, row: Any, column: Any) -> Any:
+        pixel = (row // width, row % width) if joined else (row, column)
+        if not lanes:
+            return data(n, channel, *pixel)
         slot = slot_of(channel)
-        return data(n, slot // lanes, row, column, slot % lanes)
+        return data(n, slot // lanes[0], *pixel, slot % lanes[0])
 
     return read
 
@@ -144,13 +152,19 @@ def schedule_conv2d(schedule: Sch, anchor: Block, machine: Machine) -> None:  # 
     rows, columns, blocks, bands, parts, in_bands = tile_of(schedule, anchor)
     padding = schedule.get_producers(anchor)
     tail = fuse_tail(schedule, anchor)
+    _join_rows(schedule, tail, anchor)
     n, o, h, w, lane = schedule.get_loops(tail)
+    ragged_rows, ragged_columns = extent(schedule, h) % rows, extent(schedule, w) % columns
     part, o_outer, o_inner = schedule.split(o, [parts, None, blocks])
     band, h_outer, h_inner = schedule.split(h, [bands, None, rows])
     w_outer, w_inner = schedule.split(w, [None, columns])
     schedule.reorder(n, band, part, o_outer, h_outer, w_outer, o_inner, h_inner, w_inner, lane)
     share = schedule.fuse(n, band, part)
     schedule.parallel(share)
+    if ragged_rows:
+        schedule.annotate(h_outer, PARTITION, 1)
+    if ragged_columns:
+        schedule.annotate(w_outer, PARTITION, 1)
     schedule.compute_at(anchor, w_outer, preserve_unit_loops=True)
     b_o, b_h, b_w, b_lane, outer, kh, kw, inner = schedule.get_loops(anchor)[-8:]
     schedule.reorder(outer, kh, kw, inner, b_o, b_h, b_w, b_lane)
@@ -160,6 +174,15 @@ def schedule_conv2d(schedule: Sch, anchor: Block, machine: Machine) -> None:  # 
     initial = schedule.decompose_reduction(anchor, outer)
     unroll_inner(schedule, initial, 3)
     unroll_inner(schedule, tail, 3)
+
+
+def _join_rows(schedule: Sch, tail: Block, anchor: Block) -> None:
+    """Go over a plane as over one column of pixels, if the anchor does."""
+    _, _, height, width, _ = (extent(schedule, loop) for loop in schedule.get_loops(tail))
+    if extent(schedule, schedule.get_loops(anchor)[2]) != height:
+        schedule.transform_block_layout(
+            tail, lambda n, o, h, w, lane: (n, o, h * width + w, tirx.const(0, w.ty), lane)
+        )
 
 
 def _schedule_padding(schedule: Sch, padded: Block, share: Loop | None) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from partc.codegen.kernels.common import (
@@ -32,6 +32,7 @@ _MOST_BLOCKS = 6
 # Assumed.
 _COPY_NBYTES_PER_CYCLE = 16
 _CORES = (2, 4)  # on which shares are to be even
+_LEAST_RAGGED = 4  # tiles, of which one is slow
 _HIDDEN = 0.75  # the part of what is fetched that comes while something is computed
 
 
@@ -46,6 +47,11 @@ class Window:
     strides: tuple[int, int]
     dilation: tuple[int, int]
     padding: tuple[int, int, int, int]
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether each pixel comes from the one at its place alone."""
+        return self.kernel == self.strides == (1, 1) and not any(self.padding)
 
     def output(self, height: int, width: int) -> tuple[int, int]:
         """The size of the plane that comes out."""
@@ -70,8 +76,9 @@ class Problem:
         groups: Groups of channels.
         channels: Of the input, in one group.
         blocks: Vectors of output channels, in one group.
-        height: Of the plane that comes out.
-        width: Likewise.
+        height: Of the plane that comes out; or all its pixels, as one column, where each comes
+            from the one at its place alone. Tiles then need not end where a row does.
+        width: Likewise; or 1.
         window: How the kernel moves.
     """
 
@@ -82,6 +89,22 @@ class Problem:
     height: int
     width: int
     window: Window
+
+    @classmethod
+    def of(
+        cls, shape: Sequence[int], out_channels: int, groups: int, window: Window, lanes: int
+    ) -> Problem:
+        """What a convolution of (N, C, H, W) data is to compute."""
+        batch, channels, *plane = shape
+        height, width = window.output(plane[0], plane[1])
+        if window.is_pointwise:
+            height, width = height * width, 1
+        blocks = math.ceil(out_channels // groups / lanes)
+        return cls(batch, groups, channels // groups, blocks, height, width, window)
+
+    def joins_rows(self, height: int, width: int) -> bool:
+        """Whether a plane that is that large comes out as one column."""
+        return (self.height, self.width) != (height, width)
 
     @property
     def depth(self) -> int:
@@ -183,12 +206,23 @@ def _useful(tile: Tile, problem: Problem) -> float:
 
 def choose_shares(problem: Problem, tile: Tile, machine: Machine) -> Shares:
     """The division among threads, whose number is only known when they run, that is fastest."""
-    rows = math.ceil(problem.height / tile.rows)
     channel_tiles = problem.groups * math.ceil(problem.blocks / tile.blocks)
     return min(
-        (Shares(b, p) for b in divisors(rows) for p in divisors(channel_tiles)),
+        (Shares(b, p) for b in _bands(problem, tile) for p in divisors(channel_tiles)),
         key=lambda shares: (_cycles(shares, problem, tile, machine), shares.parts, shares.bands),
     )
+
+
+def _bands(problem: Problem, tile: Tile) -> list[int]:
+    """Into how many bands of whole tiles rows can be divided.
+
+    If the last tile lacks rows, bands are of several: the loop over them is where TVM compiles full
+    tiles apart.
+    """
+    tiles = math.ceil(problem.height / tile.rows)
+    if problem.height % tile.rows == 0:
+        return divisors(tiles)
+    return [bands for bands in divisors(tiles) if bands == 1 or tiles // bands >= _LEAST_RAGGED]
 
 
 def _cycles(shares: Shares, problem: Problem, tile: Tile, machine: Machine) -> float:

@@ -147,10 +147,9 @@ def _emit_by_table(
 def _problem(
     data: relax.Expr, weight: NDArray[Any], window: Window, groups: int, scene: Scene
 ) -> Problem:
-    batch, plane = shape_of(data)[0], plane_of(shape_of(data))
-    blocks = math.ceil(weight.shape[0] // groups / scene.machine.lanes)
-    height, width = window.output(plane[0], plane[1])
-    return Problem(batch, groups, weight.shape[1], blocks, height, width, window)
+    batch, channels = shape_of(data)[:2]
+    shape = (batch, channels, *plane_of(shape_of(data)))
+    return Problem.of(shape, weight.shape[0], groups, window, scene.machine.lanes)
 
 
 def _depthwise(data: relax.Expr, weight: NDArray[Any], window: Window, scene: Scene) -> Lowering:

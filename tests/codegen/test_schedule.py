@@ -110,6 +110,17 @@ def test_a_rule_that_fails_leaves_the_default_schedule_and_a_warning(
     assert "T.vectorized" in scheduled.mod["main"].script()
 
 
+def test_what_32_bits_may_not_count_gets_the_default_schedule_and_a_warning(
+    rules: dict[str, Callable[..., None]],
+) -> None:
+    rules["large"] = lambda *_: None
+    data = numbers(1 << 29)
+    function = te.create_prim_func([data, add_one(data, "large")])
+    with pytest.warns(UserWarning, match="large .*: tensors of more than 268435456 elements"):
+        scheduled = apply_rules(function, TARGET)
+    assert "T.vectorized" in scheduled.mod["main"].script()
+
+
 # What a build schedules --------------------------------------------------------------------------
 
 

@@ -63,11 +63,7 @@ class Layer:
     tail: bool = False
 
     def problem(self, machine: Machine) -> Problem:
-        batch, channels, *plane = self.shape
-        blocks = math.ceil(self.makes // self.groups / machine.lanes)
-        height, width = self.window.output(plane[0], plane[1])
-        each = channels // self.groups
-        return Problem(batch, self.groups, each, blocks, height, width, self.window)
+        return Problem.of(self.shape, self.makes, self.groups, self.window, machine.lanes)
 
     def layout(self, machine: Machine) -> Layout:
         """Of the data; runs are what a convolution in groups leaves."""
@@ -227,12 +223,23 @@ def test_layers_of_real_networks(name: str, target_name: str) -> None:
     check(REAL_LAYERS[name], target_name)
 
 
+RAGGED = {
+    "rows": Layer((1, 8, 11, 3), 16, SQUARE, tail=True),
+    "columns": Layer((1, 8, 5, 23), 16, SQUARE),
+    "columns of plain data": Layer((1, 3, 5, 23), 16, SQUARE, reads="plain", tail=True),
+    "joined rows": Layer((2, 8, 17, 19), 16, POINT, tail=True),
+    "joined rows in bands": Layer((1, 96, 56, 56), 16, POINT, tail=True),
+}
+
+
 @pytest.mark.parametrize("target_name", X86)
-def test_the_last_tile_may_lack_rows(target_name: str) -> None:
-    machine = machine_of(target_name)
-    layer = Layer((1, 8, 11, 3), machine.lanes, POINT)
-    tile, _ = plan_conv2d(layer.problem(machine), machine)
-    assert 11 % tile.rows
+@pytest.mark.parametrize("name", RAGGED)
+def test_the_last_tile_may_lack_pixels(name: str, target_name: str) -> None:
+    machine, layer = machine_of(target_name), RAGGED[name]
+    problem = layer.problem(machine)
+    tile, shares = plan_conv2d(problem, machine)
+    assert problem.height % tile.rows or problem.width % tile.columns
+    assert shares.bands > 1 or "bands" not in name
     check(layer, target_name)
 
 
