@@ -89,8 +89,8 @@ def _with_narrow_loops(func: Any) -> Any:
         raise _TooLargeError(f"tensors of more than {_MOST_ELEMENTS} elements")
     if any(each.dtype == "int64" for each in tensors):
         return func
-    narrow: Any = tvm.tirx.transform.ForceNarrowIndexToInt32()
-    return narrow(tvm.IRModule({"main": func}))["main"]
+    module: Any = tvm.tirx.transform.ForceNarrowIndexToInt32()(tvm.IRModule({"main": func}))
+    return module["main"]
 
 
 def _anchors(schedule: Sch) -> Mapping[str, Block]:
