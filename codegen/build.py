@@ -25,6 +25,7 @@ from partc.codegen.host import TvmTarget, can_execute, host_attributes
 from partc.codegen.kernels.mathematics import legalize_map
 from partc.codegen.link import ARCHITECTURES, link_library
 from partc.codegen.machine import Machine, describe_machine
+from partc.codegen.patterns import correct_patterns
 from partc.codegen.schedule import KernelRules
 from partc.codegen.storage import share_storage
 from partc.errors import CompilerError, TargetError
@@ -171,6 +172,7 @@ def _cpu_pipeline(target: TvmTarget, machine: Machine) -> tvm.transform.Pass:
             *cpu_passes.library_dispatch_passes(target),
             relax.transform.LegalizeOps(legalize_map()),
             relax.transform.AnnotateTIROpPattern(),
+            correct_patterns,
             relax.transform.EliminateCommonSubexpr(),
             relax.transform.DeadCodeElimination(),
             relax.transform.FuseOps(),

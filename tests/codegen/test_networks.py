@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from layers import networks_side_by_side
 from numpy.typing import NDArray
 from prerequisites import require
 from random_networks import networks
-from relax_models import Machine, cut_from, layer_graph, random_inputs
+from relax_models import Machine, cut_from, layer_graph, make_module, random_inputs, weights
+from tvm.relax import op
 
 from partc.codegen.build import runs_here
 from partc.codegen.halves import build_half
@@ -102,3 +103,16 @@ def test_networks_of_every_kind_compute_what_they_say() -> None:
     module = networks_side_by_side()
     graph = layer_graph(canonicalize(module))
     check(module, graph, [cut_from(graph, graph.layers[2::7])], "native")
+
+
+@pytest.mark.parametrize("target_name", TARGETS)
+def test_slices_from_the_beginning_are_no_tails(target_name: str) -> None:
+    require(runs_here(load_target(target_name)), f"a CPU that runs {target_name}")
+
+    def build(emit: Callable[..., Any], x: Any, y: Any) -> list[Any]:
+        products = [emit(op.matmul(x, weights(4, 5))), emit(op.matmul(x, y)), emit(op.sum(x, 3))]
+        first = ([0, 1], [0, 0], [1, 2])
+        return [emit(op.nn.relu(emit(op.strided_slice(each, *first)))) for each in products]
+
+    module = make_module({"x": (2, 3, 7, 4), "y": (2, 3, 4, 6)}, build)
+    check(module, layer_graph(canonicalize(module)), [], target_name)
