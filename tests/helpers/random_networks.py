@@ -219,8 +219,9 @@ class _Draft:
             ("nearest_neighbor", "asymmetric", "floor"),
             ("nearest_neighbor", "half_pixel", "round_prefer_floor"),
             ("linear", "half_pixel", "round"),
-            ("linear", "align_corners", "round"),
         ]
+        if min(size) > 1:  # TVM would divide by zero
+            modes.append(("linear", "align_corners", "round"))
         method, mode, rounding = self._choose(modes)
         return self._net.emit(
             op.image.resize2d(
@@ -273,8 +274,11 @@ class _Draft:
         return self._draw(st.integers(-1, max(0, len(shape_of(x)) - 1)))
 
     def _softmax(self, x: Any) -> Any:
+        axis = self._axis(x)
+        if shape_of(x)[axis] == 1:  # equal numbers, of which a norm that follows leaves rounding
+            return x
         softmax = self._choose([op.nn.softmax, op.nn.softmax, op.nn.log_softmax])
-        return self._net.emit(softmax(x, self._axis(x)))
+        return self._net.emit(softmax(x, axis))
 
     def _layer_norm(self, x: Any) -> Any:
         rank = len(shape_of(x))
