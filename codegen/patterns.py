@@ -1,7 +1,7 @@
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUntypedFunctionDecorator=false, reportUnknownArgumentType=false, reportAttributeAccessIssue=false
 # TVM ships no types
-"""What may become the tail of a kernel."""
+"""What TVM may not fuse behind a kernel."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _INJECTIVE = 2
 
 @tvm.transform.module_pass(opt_level=0)
 def correct_patterns(module: tvm.IRModule, _: Any) -> tvm.IRModule:
-    """Take back that a slice is element-wise.
+    """Take back that what changes a shape is element-wise.
 
     TVM looks at indices only, and those of a slice from the beginning are the same on both sides.
     As a tail it would have an anchor compute what has another shape than its schedule expects.
@@ -25,12 +25,12 @@ def correct_patterns(module: tvm.IRModule, _: Any) -> tvm.IRModule:
     corrected = {
         name: function.with_attr(_PATTERN, _INJECTIVE)
         for name, function in module.functions.items()
-        if isinstance(function, tvm.tirx.PrimFunc) and _is_slice(function)
+        if isinstance(function, tvm.tirx.PrimFunc) and _changes_shape(function)
     }
     return tvm.IRModule({**module.functions, **corrected}, attrs=module.attrs)
 
 
-def _is_slice(function: Any) -> bool:
+def _changes_shape(function: Any) -> bool:
     """Whether something was taken for element-wise although its tensors differ in shape."""
     if function.attrs is None or function.attrs.get(_PATTERN) != _ELEMENTWISE:
         return False

@@ -19,7 +19,7 @@ from partc.codegen.kernels.common import RULE, Block, Sch
 from partc.codegen.kernels.default import schedule_default
 from partc.codegen.machine import Machine
 
-_MOST_ELEMENTS = 1 << 28
+_MOST_ELEMENTS = 1 << 30
 """How large a tensor may be for offsets in it, padding included, to be counted in 32 bits."""
 
 _RULES: Mapping[str, Callable[[Sch, Block, Machine], None]] = {
@@ -43,7 +43,7 @@ class KernelRules(ScheduleRule):
     """Schedules a function by the rule that its anchor names, or else by the default one.
 
     A rule that fails is a fault of ours, but none that should keep a model from being compiled:
-    it is told in a warning, and the default schedule takes over.
+    it is told in a warning, and the default schedule takes over. So it does for huge tensors.
 
     Args:
         machine: The CPU to schedule for.
@@ -63,7 +63,8 @@ class KernelRules(ScheduleRule):
         if not names:
             return None
         try:
-            # Held, for TVM changes what nothing else holds in place, and with it parts of ``func``.
+            # Without this reference TVM would take itself for the only owner, and change in place
+            # what ``func`` shares.
             narrow = _with_narrow_loops(func)
             schedule: Sch = Schedule(narrow)
             for rule, anchor in _anchors(schedule).items():

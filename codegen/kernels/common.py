@@ -25,7 +25,7 @@ RULE = "partc.rule"
 """The annotation of an anchor that names its rule."""
 
 TILE = "partc.tile"
-"""The annotation of an anchor that holds the tile it was padded for."""
+"""The annotation of an anchor that holds the tile it was planned for."""
 
 PARTITION = "pragma_loop_partition_hint"
 """Has TVM compile apart the rounds of a loop in which a condition holds, so that it goes there."""
@@ -55,7 +55,7 @@ def anchor_attrs(rule: str, tile: Sequence[int] = ()) -> Mapping[str, Any]:
 
 
 def tile_of(schedule: Sch, anchor: Block) -> tuple[int, ...]:
-    """The tile that an anchor was padded for."""
+    """The tile that an anchor was planned for."""
     return tuple(int(extent) for extent in schedule.get(anchor).annotations[TILE])
 
 

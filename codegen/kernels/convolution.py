@@ -78,16 +78,18 @@ def conv2d(
         (problem.batch, blocks, problem.height, problem.width, lanes),
         multiply_add,
         name="conv2d",
-        attrs=anchor_attrs(RULE, (*tile.extents, shares.bands, shares.parts, in_bands)),
+        attrs=anchor_attrs(
+            RULE, (*tile.extents, shares.bands, shares.parts, in_bands, window.is_pointwise)
+        ),
     )
     height, width = _plane(data, window)
-    joined = problem.joins_rows(height, width)
 
-    def cropped(n: Any, o: Any, h: Any, w: Any, lane: Any) -> Any:
-        return convolved(n, o, *((h * width + w, 0) if joined else (h, w)), lane)
+    def place(n: Any, o: Any, h: Any, w: Any, lane: Any) -> Any:
+        pixel = (h * width + w, 0) if window.is_pointwise else (h, w)
+        return convolved(n, o, *pixel, lane)
 
     shape = (problem.batch, groups * problem.blocks, height, width, lanes)
-    return te.compute(shape, cropped, name="conv2d_cropped")
+    return te.compute(shape, place, name="conv2d_plane")
 
 
 def pack_weight(
@@ -135,10 +137,10 @@ def _reader(data: Tensor, problem: Problem, slot_of: Callable[[Any], Any]) -> Ca
             return tirx.if_then_else(within, data(n, c, h - top, w - left, *lane), 0.0)
 
         data = te.compute((*shape[:2], *reach, *shape[4:]), inside, name="padded")
-    joined, lanes = problem.joins_rows(*plane), shape[4:]
+    lanes = shape[4:]
 
     def read(n: Any, channel: Any, row: Any, column: Any) -> Any:
-        pixel = (row // width, row % width) if joined else (row, column)
+        pixel = (row // width, row % width) if window.is_pointwise else (row, column)
         if not lanes:
             return data(n, channel, *pixel)
         slot = slot_of(channel)
@@ -149,10 +151,11 @@ def _reader(data: Tensor, problem: Problem, slot_of: Callable[[Any], Any]) -> Ca
 
 def schedule_conv2d(schedule: Sch, anchor: Block, machine: Machine) -> None:  # noqa: ARG001
     """Tiles in registers; for each band of rows the input in the cache; bands in parallel."""
-    rows, columns, blocks, bands, parts, in_bands = tile_of(schedule, anchor)
+    rows, columns, blocks, bands, parts, in_bands, is_pointwise = tile_of(schedule, anchor)
     padding = schedule.get_producers(anchor)
     tail = fuse_tail(schedule, anchor)
-    _join_rows(schedule, tail, anchor)
+    if is_pointwise:
+        _join_rows(schedule, tail)
     n, o, h, w, lane = schedule.get_loops(tail)
     ragged_rows, ragged_columns = extent(schedule, h) % rows, extent(schedule, w) % columns
     part, o_outer, o_inner = schedule.split(o, [parts, None, blocks])
@@ -176,13 +179,12 @@ def schedule_conv2d(schedule: Sch, anchor: Block, machine: Machine) -> None:  # 
     unroll_inner(schedule, tail, 3)
 
 
-def _join_rows(schedule: Sch, tail: Block, anchor: Block) -> None:
-    """Go over a plane as over one column of pixels, if the anchor does."""
-    _, _, height, width, _ = (extent(schedule, loop) for loop in schedule.get_loops(tail))
-    if extent(schedule, schedule.get_loops(anchor)[2]) != height:
-        schedule.transform_block_layout(
-            tail, lambda n, o, h, w, lane: (n, o, h * width + w, tirx.const(0, w.ty), lane)
-        )
+def _join_rows(schedule: Sch, tail: Block) -> None:
+    """Go over a plane as over one column of pixels."""
+    width = extent(schedule, schedule.get_loops(tail)[3])
+    schedule.transform_block_layout(
+        tail, lambda n, o, h, w, lane: (n, o, h * width + w, tirx.const(0, w.ty), lane)
+    )
 
 
 def _schedule_padding(schedule: Sch, padded: Block, share: Loop | None) -> None:

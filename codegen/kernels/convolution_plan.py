@@ -76,9 +76,9 @@ class Problem:
         groups: Groups of channels.
         channels: Of the input, in one group.
         blocks: Vectors of output channels, in one group.
-        height: Of the plane that comes out; or all its pixels, as one column, where each comes
-            from the one at its place alone. Tiles then need not end where a row does.
-        width: Likewise; or 1.
+        height: Of the plane that comes out; of a pointwise window, all its pixels: they are taken
+            as one column, so that tiles need not end where a row does.
+        width: Likewise; of a pointwise window, 1.
         window: How the kernel moves.
     """
 
@@ -101,10 +101,6 @@ class Problem:
             height, width = height * width, 1
         blocks = math.ceil(out_channels // groups / lanes)
         return cls(batch, groups, channels // groups, blocks, height, width, window)
-
-    def joins_rows(self, height: int, width: int) -> bool:
-        """Whether a plane that is that large comes out as one column."""
-        return (self.height, self.width) != (height, width)
 
     @property
     def depth(self) -> int:
@@ -198,7 +194,10 @@ def _efficiency(tile: Tile, problem: Problem, machine: Machine) -> float:
 
 
 def _useful(tile: Tile, problem: Problem) -> float:
-    """The share of what tiles compute that is wanted."""
+    """The share of a tile's time that is not lost where the last one ends early.
+
+    That one takes about as long as the others: its fewer multiply-adds wait for each other.
+    """
     sizes = (problem.height, problem.width, problem.blocks)
     parts = (tile.rows, tile.columns, tile.blocks)
     return math.prod(size / round_up(size, part) for size, part in zip(sizes, parts, strict=True))

@@ -96,6 +96,14 @@ def test_the_innermost_loop_multiplies_and_adds_whole_vectors_in_registers(
     assert not re.search(ON_SINGLE_NUMBERS, assembly)
 
 
+@pytest.mark.parametrize("layer", ["direct", "pointwise"])
+@pytest.mark.parametrize("target_name", MULTIPLY_ADDS)
+def test_tiles_that_end_early_are_compiled_apart(target_name: str, layer: str) -> None:
+    loops = innermost_loops(assemble(LAYERS[layer], target_name))
+    loop = max(loops, key=lambda loop: len(re.findall(MULTIPLY_ADDS[target_name], loop)))
+    assert len(re.findall(JUMP.pattern, loop, re.MULTILINE)) == 1
+
+
 def test_avx512_takes_whole_vectors_behind_the_innermost_loop_too() -> None:
     def dense_gelu(net: Layers, x: Any) -> Any:
         return net.emit(op.nn.gelu(net.dense(net.emit(op.reshape(x, (224, 224))), 70)))

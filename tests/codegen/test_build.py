@@ -222,6 +222,12 @@ def test_native_spells_out_this_machines_features() -> None:
     assert len(attributes["mattr"]) > 1
 
 
+def test_llvm_looks_for_no_vectors_of_its_own() -> None:
+    attributes = {**load_target("x86-64").tvm, "cl-opt": ["-unroll-threshold:uint=100"]}
+    options = resolve_target(target_with(tvm=attributes)).attrs["cl-opt"]
+    assert list(options) == ["-vectorize-slp:bool=false", "-unroll-threshold:uint=100"]
+
+
 def test_what_tvm_raises_is_translated(tmp_path: Path) -> None:
     image = variable("image", IMAGE)
     missing = relax.Call(tvm.ir.GlobalVar("missing"), [image])

@@ -114,9 +114,9 @@ def test_what_32_bits_may_not_count_gets_the_default_schedule_and_a_warning(
     rules: dict[str, Callable[..., None]],
 ) -> None:
     rules["large"] = lambda *_: None
-    data = numbers(1 << 29)
+    data = numbers(3 << 29)
     function = te.create_prim_func([data, add_one(data, "large")])
-    with pytest.warns(UserWarning, match="large .*: tensors of more than 268435456 elements"):
+    with pytest.warns(UserWarning, match="large .*: tensors of more than 1073741824 elements"):
         scheduled = apply_rules(function, TARGET)
     assert "T.vectorized" in scheduled.mod["main"].script()
 
