@@ -59,7 +59,8 @@ def conv2d(
     window, groups = problem.window, problem.groups
     tile, shares = plan_conv2d(problem, machine)
     blocks, steps, _, _, step, lanes = (int(size) for size in weight.shape)
-    read = _reader(data, problem, slot_of)
+    height, width = window.output(*(int(size) for size in data.shape[2:4]))
+    read = _reader(data, window, (height, width), slot_of)
     # What of the input a band reads cannot be told where a table says which channels those are.
     in_bands = int(shares.parts == 1 and not isinstance(slot_of(tirx.const(0)), te.TensorSlice))
     extents = {"outer": steps, "kh": window.kernel[0], "kw": window.kernel[1], "inner": step}
@@ -69,8 +70,9 @@ def conv2d(
     def multiply_add(n: Any, o: Any, h: Any, w: Any, lane: Any) -> Any:
         group = o // problem.blocks if groups > 1 else 0
         channel = group * (steps * step) + outer * step + inner
-        row = h * window.strides[0] + kh * window.dilation[0]
-        column = w * window.strides[1] + kw * window.dilation[1]
+        at = (h // width, h % width) if window.is_pointwise else (h, w)
+        row = at[0] * window.strides[0] + kh * window.dilation[0]
+        column = at[1] * window.strides[1] + kw * window.dilation[1]
         product = read(n, channel, row, column) * weight[o, outer, kh, kw, inner, lane]
         return te.sum(product, axis=summed)
 
@@ -82,7 +84,6 @@ def conv2d(
             RULE, (*tile.extents, shares.bands, shares.parts, in_bands, window.is_pointwise)
         ),
     )
-    height, width = _plane(data, window)
 
     def place(n: Any, o: Any, h: Any, w: Any, lane: Any) -> Any:
         pixel = (h * width + w, 0) if window.is_pointwise else (h, w)
@@ -118,17 +119,13 @@ def pack_weight(
     return np.ascontiguousarray(split.transpose(0, 2, 4, 5, 3, 1))
 
 
-def _plane(data: Tensor, window: Window) -> tuple[int, int]:
-    """The size of the plane that comes out."""
-    return window.output(*(int(size) for size in data.shape[2:4]))
-
-
-def _reader(data: Tensor, problem: Problem, slot_of: Callable[[Any], Any]) -> Callable[..., Any]:
-    """How to read (n, channel, row, column) of the padded input."""
-    window, shape = problem.window, [int(size) for size in data.shape]
+def _reader(
+    data: Tensor, window: Window, plane: tuple[int, int], slot_of: Callable[[Any], Any]
+) -> Callable[..., Any]:
+    """How to read (n, channel, row, column) of the padded input, for a plane that comes out."""
+    shape = [int(size) for size in data.shape]
     height, width = shape[2:4]
     top, left = window.padding[:2]
-    plane = _plane(data, window)
     reach = (window.reach(0, plane[0]), window.reach(1, plane[1]))
     if top or left or reach[0] > height or reach[1] > width:
 
@@ -140,11 +137,10 @@ def _reader(data: Tensor, problem: Problem, slot_of: Callable[[Any], Any]) -> Ca
     lanes = shape[4:]
 
     def read(n: Any, channel: Any, row: Any, column: Any) -> Any:
-        pixel = (row // width, row % width) if window.is_pointwise else (row, column)
         if not lanes:
-            return data(n, channel, *pixel)
+            return data(n, channel, row, column)
         slot = slot_of(channel)
-        return data(n, slot // lanes[0], *pixel, slot % lanes[0])
+        return data(n, slot // lanes[0], row, column, slot % lanes[0])
 
     return read
 

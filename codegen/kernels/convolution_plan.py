@@ -50,8 +50,8 @@ class Window:
 
     @property
     def is_pointwise(self) -> bool:
-        """Whether each pixel comes from the one at its place alone."""
-        return self.kernel == self.strides == (1, 1) and not any(self.padding)
+        """Whether each pixel comes from a single one."""
+        return self.kernel == (1, 1) and not any(self.padding)
 
     def output(self, height: int, width: int) -> tuple[int, int]:
         """The size of the plane that comes out."""

@@ -1,8 +1,8 @@
 """Compare compiled models with the runtimes that people use today, all in one run.
 
 Prints, for each number of threads, the times of whole models and their ratios; then what cutting a
-model into segments costs, and what compiling ResNet-50 takes. ``--layers MODEL`` prints where the
-time of one model goes instead, kernel by kernel.
+model into segments costs, what ResNet-50's convolutions reach of the AVX2 peak, and what compiling
+it takes. ``--layers MODEL`` prints where the time of one model goes instead, kernel by kernel.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 import onnx
+from convolutions import AVX2, RESNET50, convolution_table
 from engines import Arrays, CompiledModel, Engine, OnnxRuntime, Partc, random_inputs
 from kernel_profile import profile, profile_table
 from measuring import (
@@ -116,6 +117,7 @@ def main() -> None:
     if segmented:
         console.print(_segment_table(segmented, options.seconds))
     if any(model.name == _COMPILED for model in models):
+        console.print(_convolution_section())
         console.print(_compilation_table())
     faults = [fault for each in comparisons for fault in each.faults]
     sys.exit("\n".join(faults) if faults else 0)
@@ -324,6 +326,21 @@ def _even_cuts(graph: LayerGraph) -> list[Cut]:
     names = [layer.name for layer in graph.layers]
     starts = (len(names) * number // _SEGMENTS for number in range(1, _SEGMENTS))
     return [Cut(frozenset(names[start:])) for start in starts]
+
+
+# Convolutions ------------------------------------------------------------------------------------
+
+
+def _convolution_section() -> Group:
+    _PROGRESS.print(f"Compiling and timing {len(RESNET50)} convolutions")
+    neighbours = Neighbours()
+    table = convolution_table()
+    disturbance = neighbours.count_cores()
+    title = (
+        f"Convolutions of ResNet-50, {AVX2}, 1 thread; ms: {PERCENTILE}th percentile; "
+        "peak: multiply-adds on registers alone, measured right after"
+    )
+    return _section(title, table, *_disturbances({"the convolutions": disturbance}))
 
 
 # Compiling ---------------------------------------------------------------------------------------

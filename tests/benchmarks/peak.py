@@ -21,9 +21,9 @@ _STEPS = 200_000
 _RUNS = 50
 
 
-def measure_peak_gflops(threads: int) -> float:
+def measure_peak_gflops(threads: int, target_name: str = "native") -> float:
     """Multiply-adds of so many threads, in 10^9 floating-point operations a second, at best."""
-    target = load_target("native")
+    target = load_target(target_name)
     resolved = resolve_target(target)
     lanes = describe_machine(resolved, target).lanes
     library = tvm.compile(_multiply_adds(threads, lanes), target=resolved)

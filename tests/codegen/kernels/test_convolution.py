@@ -197,6 +197,12 @@ REAL_LAYERS = {
         (2, 1, 33, 29), 20, Window((3, 3), (2, 2), (1, 1), (0, 0, 1, 1)), reads="plain", tail=True
     ),
     "point": Layer((1, 64, 7, 7), 96, POINT, tail=True),
+    "point, in strides": Layer(
+        (2, 24, 13, 14), 40, Window((1, 1), (2, 3), (1, 1), (0, 0, 0, 0)), tail=True
+    ),
+    "point, in strides, plain": Layer(
+        (1, 3, 13, 14), 20, Window((1, 1), (2, 2), (1, 1), (0, 0, 0, 0)), reads="plain"
+    ),
     "point, one pixel": Layer((2, 33, 1, 1), 70, POINT, tail=True),
     "square": Layer((1, 48, 14, 14), 48, SQUARE, tail=True),
     "square, few channels": Layer((1, 5, 23, 9), 7, SQUARE),
