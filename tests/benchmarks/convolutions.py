@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -81,16 +82,22 @@ RESNET50 = (
 """Every convolution of ResNet-50, once."""
 
 
-def convolution_table() -> Table:
+def compile_convolutions() -> list[CompiledModel]:
+    """Each convolution as a model of its own."""
+    target = msgspec.structs.replace(load_target(AVX2), threads=1)
+    return [CompiledModel(lower(import_onnx(each.proto())), target) for each in RESNET50]
+
+
+def convolution_table(models: Sequence[CompiledModel]) -> Table:
     """Time each convolution alone on one thread, and the peak right after it."""
     table = Table()
     table.add_column("convolution", no_wrap=True)
     table.add_column("algorithm", no_wrap=True)
     for column in ("ms", "GFLOP/s", "peak GFLOP/s", "of peak", f"bar {BAR:.0%}"):
         table.add_column(column, justify="right", no_wrap=True)
-    for convolution in RESNET50:
-        kernel, gflop = _measure(convolution)
-        gflops = gflop / kernel.latency_s
+    for convolution, model in zip(RESNET50, models, strict=True):
+        kernel = _time(model)
+        gflops = sum(layer.flops for layer in model.graph.layers) / 1e9 / kernel.latency_s
         peak_gflops = measure_peak_gflops(1, AVX2)
         table.add_row(
             str(convolution),
@@ -104,10 +111,6 @@ def convolution_table() -> Table:
     return table
 
 
-def _measure(convolution: Convolution) -> tuple[KernelCalls, float]:
-    """The kernel and its arithmetic in GFLOP, as the model is written."""
-    graph = lower(import_onnx(convolution.proto()))
-    compiled = CompiledModel(graph, msgspec.structs.replace(load_target(AVX2), threads=1))
-    partc = Partc(compiled, 1, random_inputs(graph))
-    kernel = next(each for each in profile(compiled, partc, 1) if "conv2d" in each.name)
-    return kernel, sum(layer.flops for layer in graph.layers) / 1e9
+def _time(model: CompiledModel) -> KernelCalls:
+    partc = Partc(model, 1, random_inputs(model.graph))
+    return next(each for each in profile(model, partc, 1) if "conv2d" in each.name)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 import onnx
-from convolutions import AVX2, RESNET50, convolution_table
+from convolutions import AVX2, RESNET50, compile_convolutions, convolution_table
 from engines import Arrays, CompiledModel, Engine, OnnxRuntime, Partc, random_inputs
 from kernel_profile import profile, profile_table
 from measuring import (
@@ -333,8 +333,9 @@ def _even_cuts(graph: LayerGraph) -> list[Cut]:
 
 def _convolution_section() -> Group:
     _PROGRESS.print(f"Compiling and timing {len(RESNET50)} convolutions")
+    models = compile_convolutions()
     neighbours = Neighbours()
-    table = convolution_table()
+    table = convolution_table(models)
     disturbance = neighbours.count_cores()
     title = (
         f"Convolutions of ResNet-50, {AVX2}, 1 thread; ms: {PERCENTILE}th percentile; "
