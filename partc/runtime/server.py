@@ -9,9 +9,9 @@ from __future__ import annotations
 import argparse
 import functools
 import logging
+import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -241,14 +241,26 @@ def main(
     except HalfError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    stopping = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda _number, _frame: stopping.set())
+    stopped = _catch_signals()
     server.start()
     print(f"serving {model.name} on {server.host}:{server.port}", flush=True)
-    stopping.wait()
+    os.read(stopped, 1)
     server.stop()
     return 0
+
+
+def _catch_signals() -> int:
+    """A file from which a byte can be read once SIGINT or SIGTERM came.
+
+    Python runs handlers in the main thread. A signal that another thread gets, or the main thread
+    just before it goes to sleep, would not wake that up; whichever thread it is writes the byte.
+    """
+    stopped, signalled = os.pipe()
+    os.set_blocking(signalled, False)
+    signal.set_wakeup_fd(signalled)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda _number, _frame: None)
+    return stopped
 
 
 def _parse(

@@ -353,3 +353,19 @@ def test_main_serves_until_it_is_told_to_stop(deployed: Path, toy: Any, number: 
     np.testing.assert_allclose(
         result.as_numpy("scores"), toy.outputs(toy.inputs())["scores"], rtol=1e-6
     )
+
+
+def test_a_signal_that_another_thread_gets_is_not_missed() -> None:
+    """The system may hand it to any thread, while the main thread sleeps."""
+    program = """
+import os, signal, threading, time
+from partc.runtime.server import _catch_signals
+
+stopped = _catch_signals()
+def signal_itself():
+    time.sleep(0.5)
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+threading.Thread(target=signal_itself).start()
+os.read(stopped, 1)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
