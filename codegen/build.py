@@ -34,7 +34,7 @@ from partc.targets.target import Target, load_target
 _NATIVE = "native"
 
 # Kernels say what a vector is. All that LLVM would find beside them are offsets, to compute in
-# vectors and take apart again: convolutions that look up their channels got 20 % slower by that.
+# vectors and take apart again: convolutions that look up channels took 20 to 30 % longer with it.
 _NO_SLP = "-vectorize-slp:bool=false"
 
 # The symbol under which a library carries its serialised modules (tvm/ffi/extra/module.h).

@@ -20,14 +20,12 @@ from partc.codegen.kernels.blocks import gather_channels, scatter_channels
 from partc.codegen.kernels.layout import to_blocked, to_plain
 from partc.codegen.layout import Layout, plane_of
 from partc.codegen.machine import Machine
+from partc.codegen.patterns import FUSABLE, PATTERN
 from partc.errors import CompilerError
 from partc.passes.expressions import as_array, shape_of
 
 INLINE_NBYTES = 16
 """Constants up to this size stay in the code, where kernels can fold them."""
-
-# TVM's kOutEWiseFusable: element-wise operators behind it become its tail.
-_FUSABLE = {"op_pattern": 4}
 
 
 class WeightTable:
@@ -115,7 +113,7 @@ class Emitter:
     def kernel(self, name: str, compute: Callable[..., Any], *tensors: Any) -> relax.Expr:
         """Emit a call of a kernel that TE computes from tensors, an anchor of a layer."""
         return self._builder.emit_te(
-            compute, *tensors, primfunc_name_hint=name, primfunc_attrs=_FUSABLE
+            compute, *tensors, primfunc_name_hint=name, primfunc_attrs={PATTERN: FUSABLE}
         )
 
     def copy(self, name: str, compute: Callable[..., Any], *tensors: Any) -> relax.Expr:

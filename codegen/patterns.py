@@ -1,7 +1,7 @@
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUntypedFunctionDecorator=false, reportUnknownArgumentType=false, reportAttributeAccessIssue=false
 # TVM ships no types
-"""What TVM may not fuse behind a kernel."""
+"""What TVM fuses behind a kernel, and what it may not."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from typing import Any
 
 import tvm
 
-# TVM's OpPatternKind.
-_PATTERN = "op_pattern"
-_ELEMENTWISE = 0
-_INJECTIVE = 2
+PATTERN = "op_pattern"
+"""The attribute of a function by which TVM decides what to fuse with it; its values follow."""
+
+ELEMENTWISE = 0
+INJECTIVE = 2
+FUSABLE = 4
+"""What is element-wise and comes behind such a function becomes its tail."""
 
 
 @tvm.transform.module_pass(opt_level=0)
@@ -23,7 +26,7 @@ def correct_patterns(module: tvm.IRModule, _: Any) -> tvm.IRModule:
     As a tail it would have an anchor compute what has another shape than its schedule expects.
     """
     corrected = {
-        name: function.with_attr(_PATTERN, _INJECTIVE)
+        name: function.with_attr(PATTERN, INJECTIVE)
         for name, function in module.functions.items()
         if isinstance(function, tvm.tirx.PrimFunc) and _changes_shape(function)
     }
@@ -32,7 +35,7 @@ def correct_patterns(module: tvm.IRModule, _: Any) -> tvm.IRModule:
 
 def _changes_shape(function: Any) -> bool:
     """Whether something was taken for element-wise although its tensors differ in shape."""
-    if function.attrs is None or function.attrs.get(_PATTERN) != _ELEMENTWISE:
+    if function.attrs is None or function.attrs.get(PATTERN) != ELEMENTWISE:
         return False
     shapes = {tuple(int(size) for size in each.ty.shape) for each in function.params}
     return len(shapes - {()}) > 1

@@ -70,19 +70,15 @@ def conv2d(
     def multiply_add(n: Any, o: Any, h: Any, w: Any, lane: Any) -> Any:
         group = o // problem.blocks if groups > 1 else 0
         channel = group * (steps * step) + outer * step + inner
-        at = (h // width, h % width) if window.is_pointwise else (h, w)
-        row = at[0] * window.strides[0] + kh * window.dilation[0]
-        column = at[1] * window.strides[1] + kw * window.dilation[1]
-        product = read(n, channel, row, column) * weight[o, outer, kh, kw, inner, lane]
+        product = read(n, channel, (h, w), (kh, kw)) * weight[o, outer, kh, kw, inner, lane]
         return te.sum(product, axis=summed)
 
+    plan = (*tile.extents, shares.bands, shares.parts, in_bands, window.is_pointwise)
     convolved: Tensor = te.compute(
         (problem.batch, blocks, problem.height, problem.width, lanes),
         multiply_add,
         name="conv2d",
-        attrs=anchor_attrs(
-            RULE, (*tile.extents, shares.bands, shares.parts, in_bands, window.is_pointwise)
-        ),
+        attrs=anchor_attrs(RULE, plan),
     )
 
     def place(n: Any, o: Any, h: Any, w: Any, lane: Any) -> Any:
@@ -122,7 +118,10 @@ def pack_weight(
 def _reader(
     data: Tensor, window: Window, plane: tuple[int, int], slot_of: Callable[[Any], Any]
 ) -> Callable[..., Any]:
-    """How to read (n, channel, row, column) of the padded input, for a plane that comes out."""
+    """How to read what a pixel of a problem takes from a channel through one tap of the window.
+
+    ``plane`` is the size of what comes out, whose rows a pointwise problem joins.
+    """
     shape = [int(size) for size in data.shape]
     height, width = shape[2:4]
     top, left = window.padding[:2]
@@ -136,11 +135,19 @@ def _reader(
         data = te.compute((*shape[:2], *reach, *shape[4:]), inside, name="padded")
     lanes = shape[4:]
 
-    def read(n: Any, channel: Any, row: Any, column: Any) -> Any:
+    def read(n: Any, channel: Any, pixel: tuple[Any, Any], tap: tuple[Any, Any]) -> Any:
+        if window.is_pointwise:
+            pixel = (pixel[0] // plane[1], pixel[0] % plane[1])
+        at = [
+            position * stride + offset * dilation
+            for position, stride, offset, dilation in zip(
+                pixel, window.strides, tap, window.dilation, strict=True
+            )
+        ]
         if not lanes:
-            return data(n, channel, row, column)
+            return data(n, channel, *at)
         slot = slot_of(channel)
-        return data(n, slot // lanes[0], row, column, slot % lanes[0])
+        return data(n, slot // lanes[0], *at, slot % lanes[0])
 
     return read
 
