@@ -34,8 +34,8 @@ def correct_patterns(module: tvm.IRModule, _: Any) -> tvm.IRModule:
 
 
 def _changes_shape(function: Any) -> bool:
-    """Whether something was taken for element-wise although its tensors differ in shape."""
+    """Whether something was taken for element-wise that makes no tensor of a shape it reads."""
     if function.attrs is None or function.attrs.get(PATTERN) != ELEMENTWISE:
         return False
-    shapes = {tuple(int(size) for size in each.ty.shape) for each in function.params}
-    return len(shapes - {()}) > 1
+    *inputs, output = [tuple(int(size) for size in each.ty.shape) for each in function.params]
+    return output not in inputs

@@ -155,3 +155,32 @@ def test_equal_kernels_of_all_segments_are_scheduled_once_and_nothing_is_left_ou
     build_library(lowered.module, load_target(TARGET), tmp_path / "model.so")
     anchors = [re.findall(r'"partc.rule": "(\w+)"', function.script()) for function in scheduled]
     assert sorted(anchors) == [["conv2d"], ["reduce"], ["transposition"], ["transposition"]]
+
+
+def residual_block(emit: Any, x: Any) -> Any:
+    first = emit(op.nn.conv2d(x, weights(16, 16, 3, 3), padding=1))
+    first = emit(op.nn.relu(emit(op.add(first, weights(1, 16, 1, 1)))))
+    second = emit(op.nn.conv2d(first, weights(16, 16, 5, 5), padding=2))
+    second = emit(op.add(emit(op.add(second, weights(1, 16, 1, 1))), first))
+    rows = emit(op.mean(emit(op.nn.relu(second)), [2, 3]))
+    return emit(op.nn.relu(emit(op.add(emit(op.matmul(rows, weights(16, 24))), weights(24)))))
+
+
+def test_what_is_element_wise_becomes_part_of_the_kernel_before_it(
+    scheduled: list[tvm.tirx.PrimFunc], tmp_path: Path
+) -> None:
+    graph = layer_graph(canonicalize(make_module({"x": (1, 16, 12, 12)}, residual_block)))
+    segments = build_plan_table(graph, []).segments
+    lowered = lower_segments(graph, segments, machine_of(TARGET))
+    build_library(lowered.module, load_target(TARGET), tmp_path / "model.so")
+    tails = {}
+    for script in (function.script() for function in scheduled):
+        anchors = tuple(re.findall(r'"partc.rule": "(\w+)"', script))
+        tails[anchors] = len(re.findall(r'T.sblock\("(T_add\d*|compute)"\)', script))
+    assert tails == {
+        ("winograd",): len(("bias", "relu")),
+        ("conv2d",): len(("bias", "residual", "relu")),
+        ("reduce",): 0,
+        ("matmul",): len(("bias", "relu")),
+        ("transposition",): 0,
+    }
