@@ -27,6 +27,7 @@ from partc.codegen.link import ARCHITECTURES, link_library
 from partc.codegen.machine import Machine, describe_machine
 from partc.codegen.patterns import correct_patterns
 from partc.codegen.schedule import KernelRules
+from partc.codegen.sequences import inline_sequences
 from partc.codegen.storage import share_storage
 from partc.errors import CompilerError, TargetError
 from partc.targets.target import Target, load_target
@@ -160,6 +161,7 @@ def _cuda_pipeline(target: TvmTarget) -> tvm.transform.Pass:
         [
             *cuda_passes.library_dispatch_passes(target),
             *cuda_passes.legalize_passes(target),
+            inline_sequences,
             *cuda_passes.dataflow_lower_passes(target),
             *cuda_passes.finalize_passes(target),
         ]
@@ -178,6 +180,7 @@ def _cpu_pipeline(target: TvmTarget, machine: Machine) -> tvm.transform.Pass:
             relax.transform.FuseOps(),
             relax.transform.FuseTIR(),
             ApplyDefaultSchedule(KernelRules(machine)),
+            inline_sequences,
             *cpu_passes.dataflow_lower_passes(target),
             *_with_shared_storage(cpu_passes.finalize_passes(target)),
         ]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from partc.codegen.build import build_library, find_machine, resolve_target
-from partc.codegen.lower import lower_segments
-from partc.graph import LayerGraph
+from partc.codegen.lower import LoweredSegments, lower_segments
+from partc.codegen.sequences import Run, add_sequences
+from partc.graph import LayerGraph, Tensor
 from partc.plan import PlanTable, Segment, Side
 from partc.runtime.spec import ArtifactSpec, SegmentSpec
 from partc.targets.target import Target
@@ -45,26 +46,42 @@ def build_half(
     lowered = lower_segments(graph, segments, find_machine(target), _visible(table))
     if lowered.without_rule:
         report(_describe_default(lowered.without_rule, graph))
-    build_library(lowered.module, target, directory / _LIBRARY)
+    specs = tuple(_segment_spec(segment, lowered) for segment in segments)
+    module, sequences = add_sequences(lowered.module, specs, _runs(graph, table, side))
+    build_library(module, target, directory / _LIBRARY)
     np.savez(directory / _PARAMS, allow_pickle=False, **lowered.weights)
     return ArtifactSpec(
         library=_LIBRARY,
         library_sha256=_sha256(directory / _LIBRARY),
         params=_PARAMS,
         params_sha256=_sha256(directory / _PARAMS),
-        segments=tuple(
-            SegmentSpec(
-                name=segment.name,
-                inputs=tuple(tensor.name for tensor in segment.inputs),
-                params=lowered.params[segment.name],
-                outputs=tuple(tensor.name for tensor in segment.outputs),
-            )
-            for segment in segments
-        ),
+        segments=specs,
         device="cuda" if resolve_target(target).kind.name == "cuda" else "cpu",
         threads=target.threads,
         blocked=lowered.blocked,
+        sequences=sequences,
     )
+
+
+def _segment_spec(segment: Segment, lowered: LoweredSegments) -> SegmentSpec:
+    return SegmentSpec(
+        name=segment.name,
+        inputs=tuple(tensor.name for tensor in segment.inputs),
+        params=lowered.params[segment.name],
+        outputs=tuple(tensor.name for tensor in segment.outputs),
+    )
+
+
+def _runs(graph: LayerGraph, table: PlanTable, side: Side) -> list[Run]:
+    """What each plan runs on a side, and what others then want of it."""
+    if side is Side.SERVER:
+        return [Run(each.server_segments, _names(each.plan.download)) for each in table.plans]
+    outputs = _names(graph.outputs)
+    return [Run(each.device_segments, _names(each.plan.upload) | outputs) for each in table.plans]
+
+
+def _names(tensors: Iterable[Tensor]) -> frozenset[str]:
+    return frozenset(tensor.name for tensor in tensors)
 
 
 def _describe_default(names: Sequence[str], graph: LayerGraph) -> str:
@@ -78,8 +95,7 @@ def _describe_default(names: Sequence[str], graph: LayerGraph) -> str:
 def _visible(table: PlanTable) -> frozenset[str]:
     """The tensors that the wire or the caller sees."""
     plans = [named.plan for named in table.plans]
-    crossing = (tensor for plan in plans for tensor in (*plan.upload, *plan.download))
-    return frozenset(tensor.name for tensor in crossing)
+    return _names(tensor for plan in plans for tensor in (*plan.upload, *plan.download))
 
 
 def _segments_of(table: PlanTable, side: Side) -> list[Segment]:

@@ -2,11 +2,11 @@
 # pyright: reportArgumentType=false, reportUntypedFunctionDecorator=false
 # pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false, reportAttributeAccessIssue=false
 # TVM ships no types
-"""Memory for the tensors inside of segments: what one segment gives back, the next one takes.
+"""Memory for the tensors inside of functions: what one gives back, the next one takes.
 
 TVM plans the storage of each function by itself. Its pool hands out again only what has exactly
-the size that is asked for, so segments whose tensors differ a little would each have memory of
-their own, which has left the caches when their turn comes.
+the size that is asked for, so segments and sequences whose tensors differ a little would each have
+memory of their own.
 """
 
 from __future__ import annotations

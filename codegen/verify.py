@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from partc.errors import CompilerError, VerificationError
 from partc.runtime.errors import HalfError
-from partc.runtime.executor import Executor
+from partc.runtime.executor import Executor, Request
 from partc.runtime.spec import ModelSpec, PlanSpec, TensorSpec
 from partc.runtime.tensors import describe
 
@@ -46,6 +46,9 @@ def verify(
 ) -> None:
     """Run every plan, split as it will be, and compare with the source model.
 
+    Each plan runs twice: in the sequences that were compiled for it, and segment by segment, as a
+    request goes on that came without its server's answer.
+
     Raises:
         VerificationError: Names the first plan and output that differ, and by how much.
         CompilerError: A plan does not run.
@@ -53,18 +56,31 @@ def verify(
     for sample in samples:
         expected = reference(sample.inputs)
         for plan in model.plans:
-            try:
-                outputs = run_split(model, plan, device, server, sample.inputs)
-            except HalfError as error:
-                raise CompilerError(f"verify: plan {plan.name!r} does not run: {error}") from error
-            for spec in model.outputs:
-                problem = _difference(outputs[spec.name], expected[spec.name])
-                if problem:
-                    raise VerificationError(
-                        f"the compiled model differs from its source: output {spec.name!r} of "
-                        f"plan {plan.name!r} {problem} on {sample.origin}; nothing was written. "
-                        "An importer or a kernel of partc is wrong"
-                    )
+            for one_by_one in (False, True):
+                try:
+                    outputs = run_split(model, plan, device, server, sample.inputs, one_by_one)
+                except HalfError as error:
+                    raise CompilerError(
+                        f"verify: plan {plan.name!r} does not run: {error}"
+                    ) from error
+                _compare(model, plan, outputs, expected, sample)
+
+
+def _compare(
+    model: ModelSpec,
+    plan: PlanSpec,
+    outputs: Mapping[str, Array],
+    expected: Mapping[str, Array],
+    sample: Sample,
+) -> None:
+    for spec in model.outputs:
+        problem = _difference(outputs[spec.name], expected[spec.name])
+        if problem:
+            raise VerificationError(
+                f"the compiled model differs from its source: output {spec.name!r} of "
+                f"plan {plan.name!r} {problem} on {sample.origin}; nothing was written. "
+                "An importer or a kernel of partc is wrong"
+            )
 
 
 def run_split(
@@ -73,17 +89,23 @@ def run_split(
     device: Executor,
     server: Executor,
     inputs: Mapping[str, Array],
+    one_by_one: bool = False,
 ) -> dict[str, Array]:
     """Run a plan with only its own tensors passing between the halves."""
     near = device.request(inputs)
-    near.run(plan.device_segments)
+    _run(near, plan.device_segments, one_by_one)
     far = server.request({spec.name: near.array(spec.name) for spec in plan.upload})
-    far.run(plan.server_segments)
+    _run(far, plan.server_segments, one_by_one)
     received = {spec.name for spec in plan.download}
     return {
         spec.name: (far if spec.name in received else near).array(spec.name)
         for spec in model.outputs
     }
+
+
+def _run(request: Request, segments: tuple[str, ...], one_by_one: bool) -> None:
+    for part in [(name,) for name in segments] if one_by_one else [segments]:
+        request.run(part)
 
 
 def make_samples(model: ModelSpec, examples: Mapping[str, Array] | None) -> Iterator[Sample]:

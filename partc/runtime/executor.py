@@ -60,6 +60,7 @@ class Executor:
         functions = _functions_of(artifact)
         self._functions = _load_functions(directory / artifact.library, functions, self._device)
         self._segments = {segment.name: segment for segment in artifact.segments}
+        self._sequences = {sequence.segments: sequence for sequence in artifact.sequences}
         self._blocked = {spec.tensor: spec for spec in artifact.blocked}
         self._copies = _TensorCopies(self._device)
         self._params = self._load_params(directory / artifact.params, functions)
@@ -90,12 +91,16 @@ class Executor:
         (name,) = function.outputs
         return self.call([function], {name: tensor})[name]
 
-    def find_segment(self, name: str) -> SegmentSpec:
-        """The segment with this name.
+    def find_calls(self, names: Sequence[str]) -> Sequence[SegmentSpec]:
+        """What to call to run segments in this order.
 
         Raises:
             ArtifactError: This half has no such segment.
         """
+        sequence = self._sequences.get(tuple(names))
+        return [sequence] if sequence else [self._find_segment(name) for name in names]
+
+    def _find_segment(self, name: str) -> SegmentSpec:
         if name not in self._segments:
             raise ArtifactError(f"this half of the bundle has no segment {name!r}")
         return self._segments[name]
@@ -145,9 +150,9 @@ class Executor:
 class Request:
     """The tensors of one request: arrays from outside and what segments made of them.
 
-    Tensors stay on the device between segments and can be read at any time, so a request can go
-    on, here, from whatever it holds: that is how a device finishes alone when its server fails.
-    One thread may use a request at a time.
+    Tensors stay on the device and can be read at any time, but for those that only the segments of
+    one sequence read. So a request can go on, here, from whatever it holds: that is how a device
+    finishes alone when its server fails. One thread may use a request at a time.
 
     Args:
         executor: What runs the segments.
@@ -167,7 +172,7 @@ class Request:
             InputError: A segment reads a tensor that the request does not hold.
             ExecutionError: A segment failed.
         """
-        calls = [self._executor.find_segment(name) for name in segments]
+        calls = self._executor.find_calls(tuple(segments))
         if not calls:
             return
         made: set[str] = set()
@@ -268,9 +273,13 @@ def load_runtime(device: str) -> None:
 
 
 def _functions_of(artifact: ArtifactSpec) -> list[SegmentSpec]:
-    """The segments, and what changes the layout of tensors."""
+    """The segments, in sequences, too, and what changes the layout of tensors."""
     conversions = ((spec.to_plain, spec.to_blocked) for spec in artifact.blocked)
-    return [*artifact.segments, *(spec for pair in conversions for spec in pair)]
+    return [
+        *artifact.segments,
+        *artifact.sequences,
+        *(spec for pair in conversions for spec in pair),
+    ]
 
 
 def _load_functions(

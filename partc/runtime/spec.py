@@ -32,6 +32,17 @@ class SegmentSpec:
 
 
 @dataclass(frozen=True)
+class SequenceSpec(SegmentSpec):
+    """Segments that a plan runs one after the other, compiled as one function.
+
+    Args:
+        segments: Names of the segments, in the order in which they run.
+    """
+
+    segments: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class BlockedSpec:
     """A tensor that segments hold in the kernels' own layout, and everyone else as it is.
 
@@ -95,6 +106,7 @@ class ArtifactSpec:
         device: ``cpu`` or ``cuda``: where tensors live while the half computes.
         threads: How many threads the kernels use; 0 means one for each core.
         blocked: The tensors whose layout differs inside and outside.
+        sequences: What plans run in one call, of two segments or more.
     """
 
     library: str
@@ -105,3 +117,4 @@ class ArtifactSpec:
     device: str
     threads: int
     blocked: tuple[BlockedSpec, ...] = ()
+    sequences: tuple[SequenceSpec, ...] = ()

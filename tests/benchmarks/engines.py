@@ -69,7 +69,7 @@ class Partc:
     def __init__(self, compiled: CompiledModel, threads: int, inputs: Arrays) -> None:
         self.requests = PartcRequests(compiled, threads, inputs)
         self._executor = self.requests.executor
-        self.calls = _calls_between_plain_tensors(compiled)
+        self.calls = _calls_between_plain_tensors(compiled, self._executor)
         self.weights = self._executor._params
         upload = self._executor._copies.upload
         self.inputs = {name: upload(array) for name, array in inputs.items()}
@@ -82,13 +82,13 @@ class Partc:
         self._executor._call_all(self.calls, dict(self.inputs))
 
 
-def _calls_between_plain_tensors(compiled: CompiledModel) -> list[SegmentSpec]:
+def _calls_between_plain_tensors(compiled: CompiledModel, executor: Executor) -> list[SegmentSpec]:
     blocked = {spec.tensor: spec for spec in compiled.artifact.blocked}
     inputs = [tensor.name for tensor in compiled.graph.inputs]
     outputs = [tensor.name for tensor in compiled.graph.outputs]
     return [
         *(blocked[name].to_blocked for name in inputs if name in blocked),
-        *compiled.artifact.segments,
+        *executor.find_calls([segment.name for segment in compiled.artifact.segments]),
         *(blocked[name].to_plain for name in outputs if name in blocked),
     ]
 

@@ -21,7 +21,14 @@ from partc.codegen.glue import glue_texts, model_spec, write_glue
 from partc.graph import Layer, LayerCost, LayerGraph, Tensor, TensorType
 from partc.passes.segment import build_plan_table
 from partc.plan import Cut, Side
-from partc.runtime.spec import ArtifactSpec, ModelSpec, PlanSpec, SegmentSpec, TensorSpec
+from partc.runtime.spec import (
+    ArtifactSpec,
+    ModelSpec,
+    PlanSpec,
+    SegmentSpec,
+    SequenceSpec,
+    TensorSpec,
+)
 
 IMAGE = TensorSpec("x:0", "float32", (1, 3, 8, 8))
 FLAG = TensorSpec("class", "bool", ())
@@ -61,6 +68,15 @@ ARTIFACT = ArtifactSpec(
     ),
     device="cuda",
     threads=4,
+    sequences=(
+        SequenceSpec(
+            "sequence_0",
+            ("x:0", "class"),
+            tuple(f"weight_{n}" for n in range(12)),
+            ("2nd",),
+            ("segment_0", "segment_1"),
+        ),
+    ),
 )
 PROGRAMS = {Side.DEVICE: "client.py", Side.SERVER: "server.py"}
 SIDES = list(PROGRAMS)
