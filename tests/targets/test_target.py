@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import importlib
+import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +48,13 @@ NAMES = (
     "x86-64-v4",
 )
 
+ADDRESS = re.compile(r"[a-z0-9-]\.[a-z]+/")
+WITHOUT_ADDRESS = ("assumed", "chosen", "measured")
+PRODUCT = re.compile(r"computed: (\d[^;]*)")
+EVERY_BOARD = pytest.mark.parametrize(
+    "target", builtin_targets(), ids=[target.name for target in builtin_targets()]
+)
+
 
 def edited(**fields: Any) -> Target:
     return msgspec.structs.replace(load_target("x86-64"), **fields)
@@ -79,6 +88,29 @@ def test_every_cpu_has_its_caches_described():
     for cpu in cpus:
         assert cpu.sources.keys() >= {"l1_cache_kib", "l2_cache_kib"}
         assert cpu.l1_cache_kib < cpu.l2_cache_kib
+
+
+@EVERY_BOARD
+def test_no_figure_that_predictions_use_is_left_to_its_default(target: Target):
+    figures = {name for name, kind in Target.__annotations__.items() if kind in ("int", "float")}
+    caches = set() if target.tvm.get("kind") == "llvm" else {"l1_cache_kib", "l2_cache_kib"}
+    assert target.sources.keys() == figures - caches
+
+
+@EVERY_BOARD
+def test_a_source_can_be_looked_up_or_says_that_it_cannot(target: Target):
+    for source in target.sources.values():
+        assert ADDRESS.search(source) or source.startswith(WITHOUT_ADDRESS)
+
+
+@EVERY_BOARD
+def test_a_computed_figure_is_what_its_source_computes(target: Target):
+    products = {field: PRODUCT.match(source) for field, source in target.sources.items()}
+    assert products["peak_gflops"] or target.sources["peak_gflops"].startswith("measured")
+    for field, product in products.items():
+        if product:
+            factors = [float(factor.split()[0]) for factor in product[1].split(" x ")]
+            assert getattr(target, field) == pytest.approx(math.prod(factors), rel=0.005)
 
 
 def test_a_file_of_ones_own(tmp_path: Path):
@@ -160,7 +192,7 @@ def test_a_target_does_not_change():
         setattr(load_target("native"), "threads", 4)  # noqa: B010 — pyright refuses the plain form
 
 
-@pytest.mark.parametrize("target", builtin_targets(), ids=lambda target: target.name)
+@EVERY_BOARD
 def test_tvm_accepts_the_target(target: Target):
     tvm = importlib.import_module("tvm")
     made = tvm.target.Target(target.tvm)
