@@ -64,12 +64,23 @@ class Conditions:
 
 @dataclass(frozen=True)
 class DevicePower:
-    """What the device draws: computing, waiting, and on top of that while its radio works."""
+    """What the device draws.
+
+    Args:
+        busy_watts: While it computes.
+        idle_watts: While it waits.
+        upload_watts: Of its radio while it sends, on top of idling.
+        download_watts: Of its radio while it receives, on top of idling.
+        tail_mj: Of its radio after a request that used it, on top of idling.
+        source: Where the watts of computing and waiting are from.
+    """
 
     busy_watts: float
     idle_watts: float
     upload_watts: float
     download_watts: float
+    tail_mj: float = 0.0
+    source: str = "no source given"
 
 
 @dataclass(frozen=True)
@@ -122,11 +133,15 @@ class Plan:
         return self.device_ms + self.transfer_ms(conditions) + server_ms
 
     def energy_mj(self, conditions: Conditions, power: DevicePower) -> float:
-        """Energy of the device: computing, the radio, and idling whenever it does not compute."""
+        """Energy of the device: computing, the radio, and idling whenever it does not compute.
+
+        The radio's tail is charged in full, as to a request that no other follows before its end.
+        """
         waiting_ms = self.latency_ms(conditions) - self.device_ms
         radio_mj = (
             self.upload_ms(conditions) * power.upload_watts
             + self.download_ms(conditions) * power.download_watts
+            + (power.tail_mj if self.server_layers else 0.0)
         )
         return self.device_mj + radio_mj + waiting_ms * power.idle_watts
 

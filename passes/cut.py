@@ -5,7 +5,8 @@ Acceleration on the Edge", INFOCOM 2019) with two corrections, without which it 
 infinite arcs from every consumer to its producers keep the server from feeding the device, and
 every tensor, not every layer, has a vertex of its own, so that of several outputs only those that
 are read across the cut are paid for.
-Outputs that the server makes pay their download, and the round trip is weighed at the end.
+Outputs that the server makes pay their download. What asking the server costs at all, the round
+trip and the energy of the radio's tail, is weighed at the end.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def find_cut(
     costs = _price(graph, conditions, power, objective)
     least_cost, server_layers = _solve(graph, costs, pins)
     may_stay = Side.SERVER not in pins.values()
-    if may_stay and costs.device.sum() <= least_cost + costs.round_trip:
+    if may_stay and costs.device.sum() <= least_cost + costs.asking:
         return Cut.device_only()
     return Cut(server_layers)
 
@@ -144,13 +145,13 @@ class _Costs:
         device: Of every layer on the device.
         server: Of every layer on the server, with the download of the outputs it makes.
         upload: Of every tensor, in the order of ``graph.tensors``.
-        round_trip: Of asking the server at all.
+        asking: Of asking the server at all: what a cut pays once or not.
     """
 
     device: _Capacities
     server: _Capacities
     upload: _Capacities
-    round_trip: int
+    asking: int
 
     @property
     def infinite(self) -> int:
@@ -164,10 +165,12 @@ def _price(
     """What every choice adds to the objective, exactly as ``Plan`` counts it."""
     # What a millisecond of each activity costs: itself, or what the device draws meanwhile.
     waiting = uploading = downloading = 1.0
+    tail = 0.0
     if objective is Objective.ENERGY:
         waiting = power.idle_watts
         uploading = power.upload_watts + waiting
         downloading = power.download_watts + waiting
+        tail = power.tail_mj
 
     def download(tensors: Sequence[Tensor]) -> float:
         nbytes = sum(tensor.nbytes for tensor in tensors if tensor.name in returned)
@@ -188,21 +191,21 @@ def _price(
             uploading * transfer_ms(tensor.nbytes, conditions.uplink_mbps)
             for tensor in graph.tensors
         ],
-        round_trip=waiting * conditions.round_trip_ms,
+        asking=waiting * conditions.round_trip_ms + tail,
     )
 
 
 def _round_costs(
-    device: Sequence[float], server: Sequence[float], upload: Sequence[float], round_trip: float
+    device: Sequence[float], server: Sequence[float], upload: Sequence[float], asking: float
 ) -> _Costs:
     """Round milliseconds or millijoules to whole units, of which a cut can be computed exactly."""
-    total = sum(device) + sum(server) + sum(upload) + round_trip
+    total = sum(device) + sum(server) + sum(upload) + asking
     if not total <= _LARGEST_TOTAL:
         raise TargetError(
             f"layers and transfers cost {total:.3g} ms or mJ together, expected at most "
             f"{_LARGEST_TOTAL:.3g}; check the link's rates and the layers' costs"
         )
-    return _Costs(_round(device), _round(server), _round(upload), int(_round([round_trip])[0]))
+    return _Costs(_round(device), _round(server), _round(upload), int(_round([asking])[0]))
 
 
 def _round(costs: Sequence[float]) -> _Capacities:

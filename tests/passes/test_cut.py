@@ -182,6 +182,8 @@ def test_latency_by_hand(case: Case) -> None:
         pytest.param(replace(POWER, download_watts=43), 4, "b", 69, id="dear download worth it"),
         pytest.param(replace(POWER, idle_watts=2), 20, "", 70, id="tie by the round trip"),
         pytest.param(replace(POWER, idle_watts=2), 19, "b", 68, id="long wait worth it"),
+        pytest.param(replace(POWER, tail_mj=42), 4, "", 70, id="tie by the tail"),
+        pytest.param(replace(POWER, tail_mj=41), 4, "b", 69, id="long tail worth it"),
         pytest.param(replace(POWER, idle_watts=0), 1000, "b", 18, id="waiting is free"),
     ],
 )
@@ -282,6 +284,24 @@ def test_of_equal_cuts_the_device_keeps_most(
         found = find_cut(graph, conditions, power, objective, pins)
         assert found in best
         assert len(found.server_layers) == fewest
+
+
+@thorough
+@given(layer_graphs(), conditions(), powers(), st.sampled_from([-1, 0, 1]))
+def test_a_tail_is_worth_what_the_server_saves(
+    graph: LayerGraph, conditions: Conditions, power: DevicePower, beyond_mj: float
+) -> None:
+    def energies(tail_mj: float) -> dict[Cut, float]:
+        given = replace(power, tail_mj=tail_mj)
+        return {cut: make_plan(graph, cut).energy_mj(conditions, given) for cut in all_cuts(graph)}
+
+    without_tail = energies(tail_mj=0)
+    saved_mj = without_tail[Cut.device_only()] - min(without_tail.values())
+    tail_mj = max(0, saved_mj + beyond_mj)
+    found = find_cut(graph, conditions, replace(power, tail_mj=tail_mj), Objective.ENERGY)
+    assert bool(found.server_layers) == (tail_mj < saved_mj)
+    with_tail = energies(tail_mj)
+    assert with_tail[found] == min(with_tail.values())
 
 
 @thorough

@@ -47,7 +47,7 @@ PSYS_AND_MMIO = {
 
 
 def hwmon(device: str, *rails: tuple[str, int, int]) -> dict[str, str]:
-    """An INA3221 as the kernel's driver shows it; each rail with its millivolts and milliamperes."""
+    """An INA3221 as the kernel's driver shows it; rails with their millivolts and milliamperes."""
     folder = f"bus/i2c/drivers/ina3221/{device}/hwmon/hwmon3"
     files = {f"{folder}/in7_label": "sum of shunt voltages", f"{folder}/in7_input": "9"}
     for channel, (label, mv, ma) in enumerate(rails, 1):
@@ -58,7 +58,7 @@ def hwmon(device: str, *rails: tuple[str, int, int]) -> dict[str, str]:
 
 
 def iio(device: str, *rails: tuple[str, int]) -> dict[str, str]:
-    """An INA3221 as NVIDIA's driver shows it; each rail with its milliwatts."""
+    """An INA3221 as NVIDIA's driver shows it; rails with their milliwatts."""
     folder = f"bus/i2c/drivers/ina3221x/{device}/iio:device0"
     files: dict[str, str] = {}
     for channel, (label, mw) in enumerate(rails):
