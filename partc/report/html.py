@@ -14,7 +14,7 @@ from partc.plan import Cut, Plan
 from partc.report.decision import LATENCY_TERMS, Decision, PlanCost
 from partc.report.drawing import Edge, Node, draw
 from partc.report.layout import Layout, Point, layered_layout
-from partc.report.summary import describe_conditions, headline
+from partc.report.summary import headline, premises
 from partc.report.units import format_count, format_mj, format_ms, format_nbytes
 
 # The picture's measures, in pixels.
@@ -31,7 +31,7 @@ def report_html(decision: Decision) -> str:
         decision=decision,
         cut=cut,
         headline=headline(decision),
-        conditions=describe_conditions(decision),
+        premises=premises(decision),
         bars=_bars(decision),
         terms=list(LATENCY_TERMS),
         picture=draw_picture(decision.graph, cut),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from partc.plan import Side
+from partc.plan import DevicePower, Objective, Side
 from partc.report.decision import Decision
 from partc.report.units import format_mj, format_ms
 
@@ -16,14 +16,35 @@ def headline(decision: Decision) -> str:
     )
 
 
+def premises(decision: Decision) -> tuple[str, ...]:
+    """What the decision rests on, a sentence a line."""
+    if decision.objective is Objective.ENERGY:
+        return (describe_conditions(decision), *describe_power(decision.power))
+    return (describe_conditions(decision),)
+
+
 def describe_conditions(decision: Decision) -> str:
-    """What the decision rests on."""
+    """What the network and the server are expected to be like."""
     given = decision.conditions
     load = "" if given.load == 1 else f", server {given.load:g} times slower"
     return (
         f"least {decision.objective.value} over {decision.link}: "
         f"{given.uplink_mbps:g} Mbps up, {given.downlink_mbps:g} Mbps down, "
         f"{given.round_trip_ms:g} ms round trip{load}"
+    )
+
+
+def describe_power(power: DevicePower) -> tuple[str, ...]:
+    """What the device draws and where that is known from; and its radio, if it has one."""
+    machine = (
+        f"device power: {power.busy_watts:g} W busy, {power.idle_watts:g} W idle ({power.source})"
+    )
+    if not (power.upload_watts or power.download_watts or power.tail_mj):
+        return (machine,)
+    return (
+        machine,
+        f"its radio, on top of idling: {power.upload_watts:.3g} W sending, "
+        f"{power.download_watts:.3g} W receiving, {format_mj(power.tail_mj)} after each request",
     )
 
 

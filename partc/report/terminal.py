@@ -13,7 +13,7 @@ from rich.text import Text
 from partc.graph import Layer, LayerGraph
 from partc.plan import Cut, Side
 from partc.report.decision import LATENCY_TERMS, Decision
-from partc.report.summary import describe_conditions, headline
+from partc.report.summary import headline, premises
 
 _PIPED_WIDTH = 160
 _STYLE = {Side.DEVICE: "blue", Side.SERVER: "dark_orange"}
@@ -40,10 +40,10 @@ def print_decision(decision: Decision, console: Console) -> None:
 
 
 def decision_table(decision: Decision) -> tuple[RenderableType, ...]:
-    """A headline, the plans side by side, what travels, and the layers at the cut."""
+    """A headline, its premises, the plans side by side, what travels, and the layers at the cut."""
     parts: list[RenderableType] = [
         Text(headline(decision), style="bold"),
-        Text(describe_conditions(decision)),
+        *map(Text, premises(decision)),
         "",
         _plan_table(decision),
     ]

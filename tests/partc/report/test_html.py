@@ -5,7 +5,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 from partc.graph import LayerGraph
-from partc.plan import Cut
+from partc.plan import Cut, Objective
 from partc.report.decision import Decision
 from partc.report.html import draw_picture, report_html
 
@@ -51,6 +51,13 @@ def test_tags_balance_and_names_are_text(decision: Decision) -> None:
     assert outline.text.count("<head>") >= 3
     assert outline.seen.count("head") == 1
     assert 'ma"sk' in outline.text
+
+
+def test_the_page_of_an_energy_plan_says_where_watts_are_from(decision: Decision) -> None:
+    power = replace(decision.power, source="a <meter>")
+    frugal = replace(decision, objective=Objective.ENERGY, power=power)
+    assert "(a <meter>)" in "".join(Outline(report_html(frugal)).text)
+    assert "device power" not in report_html(decision)
 
 
 def test_the_page_needs_nothing_else(decision: Decision) -> None:

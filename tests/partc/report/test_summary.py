@@ -2,8 +2,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from partc.plan import Objective
 from partc.report.decision import Decision
-from partc.report.summary import describe_conditions, headline
+from partc.report.summary import describe_conditions, describe_power, headline, premises
 
 
 def test_all_layers_on_one_machine_read_so(decision: Decision) -> None:
@@ -20,3 +21,24 @@ def test_an_unloaded_server_needs_no_mention(decision: Decision) -> None:
     unloaded = replace(decision, conditions=replace(decision.conditions, load=1.0))
     assert "slower" in describe_conditions(decision)
     assert "slower" not in describe_conditions(unloaded)
+
+
+def test_watts_matter_to_energy_alone(decision: Decision) -> None:
+    conditions = describe_conditions(decision)
+    assert premises(decision) == (conditions,)
+    frugal = replace(decision, objective=Objective.ENERGY)
+    assert premises(frugal)[1:] == describe_power(decision.power)
+    assert len(premises(frugal)) == 3
+
+
+def test_watts_say_where_they_are_from(decision: Decision) -> None:
+    power = replace(decision.power, tail_mj=12_270.6, source="RAPL package-0")
+    assert describe_power(power) == (
+        "device power: 10 W busy, 2 W idle (RAPL package-0)",
+        "its radio, on top of idling: 1.5 W sending, 1 W receiving, 12.3 J after each request",
+    )
+
+
+def test_a_device_on_a_wire_has_no_radio(decision: Decision) -> None:
+    wired = replace(decision.power, upload_watts=0.0, download_watts=0.0)
+    assert describe_power(wired) == ("device power: 10 W busy, 2 W idle (no source given)",)

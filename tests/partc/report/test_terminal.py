@@ -8,9 +8,14 @@ import pytest
 from rich.console import Console, RenderableType
 
 from partc.graph import LayerGraph
-from partc.plan import Cut
+from partc.plan import Cut, Objective
 from partc.report.decision import Decision
 from partc.report.terminal import decision_table, layer_table, print_decision, report_console
+
+
+def _least_energy(decision: Decision) -> Decision:
+    power = replace(decision.power, tail_mj=250.0, source="INA3221 VDD_IN [bold]")
+    return replace(decision, objective=Objective.ENERGY, power=power)
 
 
 def plain(*parts: RenderableType) -> str:
@@ -25,6 +30,12 @@ def test_plan(decision: Decision, golden: Callable[[str, str], None]) -> None:
     file = io.StringIO()
     print_decision(decision, report_console(file))
     golden("diamond.plan.txt", file.getvalue())
+
+
+def test_an_energy_plan_says_where_watts_are_from(
+    decision: Decision, golden: Callable[[str, str], None]
+) -> None:
+    golden("diamond.energy.txt", plain(*decision_table(_least_energy(decision))))
 
 
 def test_inspect(graph: LayerGraph, golden: Callable[[str, str], None]) -> None:
