@@ -37,7 +37,7 @@ def describe_conditions(decision: Decision) -> str:
 def describe_power(power: DevicePower) -> tuple[str, ...]:
     """What the device draws and where that is known from; and its radio, if it has one."""
     machine = (
-        f"device power: {power.busy_watts:g} W busy, {power.idle_watts:g} W idle ({power.source})"
+        f"device power: {power.busy_watts:g} W busy, {power.idle_watts:g} W idle; {power.source}"
     )
     if not (power.upload_watts or power.download_watts or power.tail_mj):
         return (machine,)

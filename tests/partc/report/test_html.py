@@ -56,7 +56,7 @@ def test_tags_balance_and_names_are_text(decision: Decision) -> None:
 def test_the_page_of_an_energy_plan_says_where_watts_are_from(decision: Decision) -> None:
     power = replace(decision.power, source="a <meter>")
     frugal = replace(decision, objective=Objective.ENERGY, power=power)
-    assert "(a <meter>)" in "".join(Outline(report_html(frugal)).text)
+    assert "W idle; a <meter>" in "".join(Outline(report_html(frugal)).text)
     assert "device power" not in report_html(decision)
 
 

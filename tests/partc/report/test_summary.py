@@ -34,11 +34,11 @@ def test_watts_matter_to_energy_alone(decision: Decision) -> None:
 def test_watts_say_where_they_are_from(decision: Decision) -> None:
     power = replace(decision.power, tail_mj=12_270.6, source="RAPL package-0")
     assert describe_power(power) == (
-        "device power: 10 W busy, 2 W idle (RAPL package-0)",
+        "device power: 10 W busy, 2 W idle; RAPL package-0",
         "its radio, on top of idling: 1.5 W sending, 1 W receiving, 12.3 J after each request",
     )
 
 
 def test_a_device_on_a_wire_has_no_radio(decision: Decision) -> None:
     wired = replace(decision.power, upload_watts=0.0, download_watts=0.0)
-    assert describe_power(wired) == ("device power: 10 W busy, 2 W idle (no source given)",)
+    assert describe_power(wired) == ("device power: 10 W busy, 2 W idle; no source given",)
