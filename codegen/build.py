@@ -5,9 +5,7 @@
 from __future__ import annotations
 
 import os
-import signal
 import tempfile
-import threading
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,8 +61,7 @@ def build_library(module: tvm.IRModule, target: Target, path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="partc-build-") as directory:
         workspace = Path(directory)
         try:
-            with _interruptible():
-                executable, objects = _compile(module, tvm_target, find_machine(target), workspace)
+            executable, objects = _compile(module, tvm_target, find_machine(target), workspace)
         except Exception as error:
             raise CompilerError(f"failed to compile for {target.name}: {error}") from error
         embedding = _embed(_imports(executable, tvm_target), workspace)
@@ -192,33 +189,6 @@ def _with_shared_storage(passes: Sequence[Any]) -> list[Any]:
     names = [str(each.info.name) for each in passes]
     planned = names.index("StaticPlanBlockMemory") + 1
     return [*passes[:planned], share_storage, *passes[planned:]]
-
-
-@contextmanager
-def _interruptible() -> Generator[None]:
-    """Have an interruption end what TVM does, wherever it comes.
-
-    In a schedule, which TVM calls, it would turn into an error like any other.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    interrupted = threading.Event()
-
-    def interrupt(*_: Any) -> None:
-        interrupted.set()
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield
-    except Exception:
-        if not interrupted.is_set():
-            raise
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if interrupted.is_set():
-        raise KeyboardInterrupt
 
 
 @contextmanager

@@ -10,16 +10,18 @@ segments among themselves read needs no memory of its own.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import tvm
-from tvm import relax
+from tvm import relax, te, tirx
 
 from partc.runtime.spec import SegmentSpec, SequenceSpec
 
 _SEQUENCE = "partc.sequence"
+
+_CLOCK_MONOTONIC = 1
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,57 @@ def _is_sequence(function: Any) -> bool:
     return function.attrs is not None and _SEQUENCE in function.attrs
 
 
+def add_timed_sequence(
+    module: tvm.IRModule, segments: Sequence[SegmentSpec], returned: Collection[str], name: str
+) -> tuple[tvm.IRModule, SequenceSpec]:
+    """Add a function that calls all segments in turn, and reads the clock around each.
+
+    It reads the clock itself. So a time is the same whether the function is called from here or
+    over a network, and is that of a segment in a model: its inputs were just made, and its weights
+    were last read a run ago.
+
+    Args:
+        module: Holds a function for each segment.
+        segments: What these functions take and return.
+        returned: Which of the tensors that they make to return.
+        name: Of the function.
+
+    Returns:
+        The module, and what the function takes and returns. Behind the outputs it returns two more
+        tensors than there are segments, of type int64 and shape (2,): seconds and nanoseconds of a
+        clock that only goes on. The first two are read one after the other and tell what reading
+        takes.
+    """
+    builder = relax.BlockBuilder(module)
+    clock = builder.add_func(_clock(), "read_clock")
+
+    def read_clock(position: int) -> relax.Expr:
+        # What differs between the calls keeps TVM from taking them for one.
+        which = tirx.IntImm("int64", position)
+        return builder.emit(relax.op.call_tir(clock, [which], relax.TensorType((2,), "int64")))
+
+    spec = _emit(builder, name, segments, returned, read_clock)
+    return builder.get(), spec
+
+
+def _clock() -> tvm.tirx.PrimFunc:
+    """A kernel that writes what the C library's monotonic clock says; its number is not used."""
+
+    def read(_inputs: Any, outputs: Any) -> Any:
+        now = outputs[0].data
+        return tirx.Evaluate(tirx.call_extern("int32", "clock_gettime", _CLOCK_MONOTONIC, now))
+
+    now = te.extern((2,), [], read, name="now", dtype="int64")
+    kernel = te.create_prim_func([te.var("position", "int64"), now])
+    return kernel.with_attr("tirx.is_scheduled", True)
+
+
 def _emit(
-    builder: relax.BlockBuilder, name: str, calls: Sequence[SegmentSpec], returned: Collection[str]
+    builder: relax.BlockBuilder,
+    name: str,
+    calls: Sequence[SegmentSpec],
+    returned: Collection[str],
+    read_clock: Callable[[int], relax.Expr] | None = None,
 ) -> SequenceSpec:
     module = builder.get()
     taken = [(call, module[call.name].params) for call in calls]
@@ -93,13 +144,15 @@ def _emit(
     attributes: dict[str, Any] = {"num_input": len(inputs), _SEQUENCE: True}
     with builder.function(name, [*inputs.values(), *params.values()], attributes):
         tensors: dict[str, relax.Expr] = dict(inputs)
-        for call in calls:
+        times = [read_clock(-1), read_clock(0)] if read_clock else []
+        for number, call in enumerate(calls, 1):
             arguments = [tensors[each] for each in call.inputs]
             arguments += [params[each] for each in call.params]
             result = builder.emit(relax.Call(module.get_global_var(call.name), arguments))
             for position, tensor in enumerate(call.outputs):
                 tensors[tensor] = builder.emit(relax.TupleGetItem(result, position))
-        builder.emit_func_output(relax.Tuple([tensors[each] for each in outputs]))
+            times += [read_clock(number)] if read_clock else []
+        builder.emit_func_output(relax.Tuple([*(tensors[each] for each in outputs), *times]))
     return SequenceSpec(
         name, tuple(inputs), tuple(params), outputs, tuple(call.name for call in calls)
     )

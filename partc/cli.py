@@ -15,6 +15,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
 from partc.errors import BundleError, CompilerError, PartcError
@@ -276,6 +277,46 @@ def emulate_link(
 
 
 @app.command()
+def profile(
+    target: Annotated[
+        str,
+        typer.Option(
+            "--target", metavar="NAME", help="What to compile for, a name or a .toml file."
+        ),
+    ] = "native",
+    threads: Annotated[
+        int | None,
+        typer.Option(metavar="COUNT", help="Threads to compute with; else the target's.", min=1),
+    ] = None,
+    rpc: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Measure on a board on which `python -m tvm.exec.rpc_server` runs.",
+        ),
+    ] = None,
+    budget: Annotated[
+        float, typer.Option(metavar="MINUTES", help="How long to measure.", min=0.1)
+    ] = 10.0,
+    calibrate: Annotated[
+        bool,
+        typer.Option("--calibrate", help="Only scale the target's figures, in under a minute."),
+    ] = False,
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="FILE.toml", help="The target to write."),
+    ] = Path("profiled.toml"),
+) -> None:
+    """Measure a machine, to predict any model on it; an interrupted profile goes on from there."""
+    from partc.profiler.command import Request, profile_target
+
+    request = Request(target, threads, rpc, 60 * budget, calibrate, output)
+    with _budget_bar() as report:
+        told = profile_target(request, report)
+    typer.echo(told)
+
+
+@app.command()
 def targets() -> None:
     """List the machines that come with partc."""
     from partc.targets.target import builtin_targets
@@ -387,6 +428,29 @@ def _progress() -> Generator[Callable[[str], None]]:
             console.print(escape(step), style="dim")
 
         yield show
+
+
+@contextmanager
+def _budget_bar() -> Generator[Callable[[Any], None]]:
+    """Show how much of a profile's time is spent: a bar on a terminal, a line a step elsewhere."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda step: print(
+            f"{step.networks} networks, {step.layers} layers, "
+            f"{step.spent_s:.0f} of {step.budget_s:.0f} s",
+            file=sys.stderr,
+            flush=True,
+        )
+        return
+    columns = ("{task.description}", BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("Measuring the reference", total=None)
+        yield lambda step: bar.update(
+            task,
+            description=f"{step.layers} layers in {step.networks} networks",
+            completed=min(step.spent_s, step.budget_s),
+            total=step.budget_s,
+        )
 
 
 def _inspect_bundle(directory: Path, as_json: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from partc.frontends.load import Shapes, import_model
 from partc.frontends.source import SourceModel
 from partc.goal import Goal
 from partc.graph import LayerGraph
+from partc.interruption import interruptible
 from partc.manifest import MANIFEST_NAME, manifest_json
 from partc.passes.annotate import annotate
 from partc.passes.build import build_graph
@@ -28,7 +29,7 @@ from partc.report.html import report_html
 from partc.runtime.executor import Executor
 from partc.runtime.spec import ArtifactSpec, ModelSpec
 from partc.targets.link import Link, device_power
-from partc.targets.predictor import Roofline
+from partc.targets.predictor import predictor_for
 
 Progress = Callable[[str], None]
 
@@ -60,24 +61,37 @@ def compile_model(
     check_output(output)
     for target in (goal.target, goal.server):
         resolve_target(target)
-    progress("Importing the model")
-    source = import_model(model, shapes, examples)
-    graph = lower(source)
-    progress(f"Planning {len(graph.layers)} layers")
-    decisions = decide(graph, goal)
-    table = build_plan_table(decisions[0].graph, [decision.plan.cut for decision in decisions])
-    with staged(output) as staging:
-        artifacts = _build_halves(graph, table, goal, staging, progress)
-        default_plan = table.find(decisions[0].plan.cut).name
-        spec = model_spec(graph, table, default_plan, artifacts.values())
-        progress(f"Verifying {len(table.plans)} plans against the source model")
-        _verify(source, spec, graph, table, goal, staging, artifacts)
-        for side, artifact in artifacts.items():
-            write_glue(spec, artifact, side, staging / side.value)
-        (staging / "report.html").write_text(report_html(decisions[0]), encoding="utf-8")
-        manifest = describe_bundle(spec, table, goal, decisions, staging)
-        (staging / MANIFEST_NAME).write_bytes(manifest_json(manifest))
+    with interruptible() as check_interruption:
+        progress("Importing the model")
+        source = import_model(model, shapes, examples)
+        graph = lower(source)
+        progress(f"Planning {len(graph.layers)} layers")
+        decisions = decide(graph, goal)
+        with staged(output) as staging:
+            _write_bundle(source, goal, decisions, staging, progress)
+            check_interruption()
     return decisions
+
+
+def _write_bundle(
+    source: SourceModel,
+    goal: Goal,
+    decisions: Sequence[Decision],
+    staging: Path,
+    progress: Progress,
+) -> None:
+    graph = decisions[0].graph
+    table = build_plan_table(graph, [decision.plan.cut for decision in decisions])
+    artifacts = _build_halves(graph, table, goal, staging, progress)
+    default_plan = table.find(decisions[0].plan.cut).name
+    spec = model_spec(graph, table, default_plan, artifacts.values())
+    progress(f"Verifying {len(table.plans)} plans against the source model")
+    _verify(source, spec, graph, table, goal, staging, artifacts)
+    for side, artifact in artifacts.items():
+        write_glue(spec, artifact, side, staging / side.value)
+    (staging / "report.html").write_text(report_html(decisions[0]), encoding="utf-8")
+    manifest = describe_bundle(spec, table, goal, decisions, staging)
+    (staging / MANIFEST_NAME).write_bytes(manifest_json(manifest))
 
 
 def plan_model(
@@ -109,9 +123,8 @@ def lower(source: SourceModel) -> LayerGraph:
 
 def decide(graph: LayerGraph, goal: Goal) -> tuple[Decision, ...]:
     """The best plan for each link."""
-    annotated = annotate(
-        graph, Roofline(goal.target), Roofline(goal.server), goal.target.busy_watts
-    )
+    device, server = predictor_for(goal.target), predictor_for(goal.server)
+    annotated = annotate(graph, device, server, goal.target.busy_watts)
     return tuple(_decide(annotated, goal, link) for link in goal.links)
 
 

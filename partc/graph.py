@@ -76,15 +76,25 @@ class Tensor:
 class LayerCost:
     """What one layer costs on either side.
 
-    ``device_mj`` is the energy that the device draws while it computes the layer.
+    Args:
+        device_ms: Time on the device.
+        server_ms: Time on the server, unloaded.
+        device_mj: Energy that the device draws while it computes the layer.
+        device_error: Standard deviation of ``device_ms``, relative to it.
+        server_error: The same of ``server_ms``.
+        extrapolated: One of the times is of a layer that is unlike all that were measured.
     """
 
     device_ms: float
     server_ms: float
     device_mj: float
+    device_error: float = 0.0
+    server_error: float = 0.0
+    extrapolated: bool = False
 
     def __post_init__(self) -> None:
         costs = (self.device_ms, self.server_ms, self.device_mj)
+        costs += (self.device_error, self.server_error)
         if not all(math.isfinite(cost) and cost >= 0 for cost in costs):
             raise GraphError(f"a cost must be finite and not negative: {self}")
 
@@ -101,6 +111,8 @@ class Layer:
         ops: Every operator in the layer, in order, the anchor included.
         flops: Floating-point operations, a multiply-add counting as two.
         weight_nbytes: Size of the constants that the layer reads.
+        parameters: Numbers of the anchor that its cost depends on, such as ``kernel`` and
+            ``stride``; ``passes/parameters.py`` lists them.
         cost: Set by the annotate pass.
         payload: What code generation makes the layer from; opaque to everything else.
     """
@@ -112,6 +124,7 @@ class Layer:
     ops: tuple[str, ...] = ()
     flops: int = 0
     weight_nbytes: int = 0
+    parameters: Mapping[str, int] = field(default_factory=dict[str, int], hash=False)
     cost: LayerCost | None = None
     payload: object = field(default=None, compare=False, repr=False)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from partc.graph import Layer, LayerCost, LayerGraph
-from partc.targets.predictor import Predictor, UnknownLayerError
+from partc.targets.predictor import Prediction, Predictor, UnknownLayerError
 
 
 def annotate(
@@ -26,40 +27,30 @@ def annotate(
         UnknownLayerError: Names every layer that either predictor does not know.
         GraphError: A predictor returned a time that is no time.
     """
-    device_ms, unknown_to_device = _predict(graph, device)
-    server_ms, unknown_to_server = _predict(graph, server)
-    _refuse_unknown({"device": unknown_to_device, "server": unknown_to_server})
+    on_device = device.predict(graph.layers)
+    on_server = server.predict(graph.layers)
+    _refuse_unknown({"device": _unknown(graph, on_device), "server": _unknown(graph, on_server)})
     return graph.with_layers(
-        replace(
-            layer,
-            cost=LayerCost(
-                device_ms=device_ms[layer.name],
-                server_ms=server_ms[layer.name],
-                device_mj=device_ms[layer.name] * busy_watts,
-            ),
-        )
-        for layer in graph.layers
+        replace(layer, cost=_cost(near, far, busy_watts))
+        for layer, near, far in zip(graph.layers, on_device, on_server, strict=True)
+        if near and far
     )
 
 
-def _predict(graph: LayerGraph, predictor: Predictor) -> tuple[dict[str, float], list[Layer]]:
-    """Times by layer name, and the layers that the predictor does not know."""
-    times_ms: dict[str, float] = {}
-    unknown: list[Layer] = []
-    for layer in graph.layers:
-        latency_ms = _latency_ms(predictor, layer)
-        if latency_ms is None:
-            unknown.append(layer)
-        else:
-            times_ms[layer.name] = latency_ms
-    return times_ms, unknown
+def _cost(device: Prediction, server: Prediction, busy_watts: float) -> LayerCost:
+    return LayerCost(
+        device_ms=device.latency_ms,
+        server_ms=server.latency_ms,
+        device_mj=device.latency_ms * busy_watts,
+        device_error=device.error,
+        server_error=server.error,
+        extrapolated=device.extrapolated or server.extrapolated,
+    )
 
 
-def _latency_ms(predictor: Predictor, layer: Layer) -> float | None:
-    try:
-        return predictor.latency_ms(layer)
-    except UnknownLayerError:
-        return None
+def _unknown(graph: LayerGraph, predictions: Sequence[Prediction | None]) -> list[Layer]:
+    pairs = zip(graph.layers, predictions, strict=True)
+    return [layer for layer, prediction in pairs if prediction is None]
 
 
 def _refuse_unknown(unknown_by_side: dict[str, list[Layer]]) -> None:

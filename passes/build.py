@@ -20,6 +20,7 @@ from partc.errors import CompilerError, ModelError
 from partc.graph import Layer, LayerGraph, Tensor
 from partc.passes.expressions import leaves, op_name, shape_of, tensor_type
 from partc.passes.flops import count_flops
+from partc.passes.parameters import anchor_parameters
 
 ELEMENTWISE = frozenset(
     "abs acos acosh add asin asinh atan atan2 atanh bitwise_and bitwise_not bitwise_or "
@@ -248,6 +249,7 @@ def _make_layer(
         weight_nbytes=sum(
             tensor_type(leaf).nbytes for leaf in constants if isinstance(leaf, tvm.ir.GenericConst)
         ),
+        parameters=anchor_parameters(calls[0]),
         payload=LayerPayload(
             tuple(binding for node in group for binding in nodes.bindings[node]),
             tuple(reads),

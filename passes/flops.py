@@ -18,7 +18,14 @@ _MOVES = frozenset(
     "astype broadcast_to concat expand_dims flatten flip gather_elements gather_nd pad "
     "permute_dims pixel_shuffle repeat reshape split squeeze stack strided_slice take tile".split()
 )
-_PER_ELEMENT = {"softmax": 5, "log_softmax": 5, "layer_norm": 8, "group_norm": 8, "rms_norm": 6}
+_PER_ELEMENT = {
+    **dict.fromkeys(("exp", "log", "sin", "cos"), 12),
+    **dict.fromkeys(("sigmoid", "silu", "softplus", "selu"), 16),
+    **dict.fromkeys(("erf", "gelu", "gelu_tanh", "power", "tan", "tanh"), 24),
+    **dict.fromkeys(("log_softmax", "softmax"), 16),
+    **dict.fromkeys(("group_norm", "instance_norm", "layer_norm"), 8),
+    "rms_norm": 6,
+}
 _REDUCTIONS = frozenset("argmax argmin max mean median min prod std sum variance".split())
 
 
@@ -26,8 +33,9 @@ def count_flops(call: relax.Call) -> int:
     """Floating-point operations of one call, a multiply-add counting as two.
 
     Convolutions and matrix products are exact. For the rest it is one operation for each element
-    that is made or reduced, and a few for each element of a norm or a softmax: they are bound by
-    memory, where the bytes and not these counts decide.
+    that is made or reduced, and as many for each element of a norm, a softmax or a transcendental
+    function as its polynomial takes, roughly: they are mostly bound by memory, where the bytes and
+    not these counts decide.
     """
     name = op_name(call)
     if name in _MOVES:

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import msgspec
+from msgspec.structs import replace
+
+from partc.errors import TargetError
 from partc.targets.catalog import (
     Catalog,
     Description,
@@ -29,6 +35,7 @@ class Target(Description, frozen=True, kw_only=True, forbid_unknown_fields=True)
         l1_cache_kib: One core's first-level data cache.
         l2_cache_kib: One core's second-level cache, or its share of one.
         uncompilable: Why partc can plan for this target but not compile, if so.
+        profile: Path of a profile that was measured on it, from the file's directory.
 
     Raises:
         ValueError: A figure is out of its range, or ``tvm`` has neither a tag nor a kind.
@@ -46,6 +53,7 @@ class Target(Description, frozen=True, kw_only=True, forbid_unknown_fields=True)
     l1_cache_kib: int = 32
     l2_cache_kib: int = 256
     uncompilable: str | None = None
+    profile: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,7 +81,24 @@ def load_target(name_or_path: str) -> Target:
     Raises:
         TargetError: No such target or file, or the file describes no valid target.
     """
-    return _CATALOG.load(name_or_path)
+    target = _CATALOG.load(name_or_path)
+    if target.profile is None:
+        return target
+    return replace(target, profile=str(Path(name_or_path).parent / target.profile))
+
+
+def write_target(target: Target, path: Path) -> None:
+    """Describe a target in a ``.toml`` file.
+
+    Raises:
+        TargetError: The file cannot be written.
+    """
+    fields: dict[str, object] = msgspec.to_builtins(target)
+    given = {name: value for name, value in fields.items() if value not in (None, [], {})}
+    try:
+        path.write_bytes(msgspec.toml.encode(given))
+    except OSError as error:
+        raise TargetError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def builtin_targets() -> tuple[Target, ...]:

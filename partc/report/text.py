@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from lark import (
     Lark,
@@ -41,7 +41,10 @@ use: TENSOR
 ?attribute: "ops" "=" "[" word ("," word)* "]" -> ops
     | "flops" "=" INT -> flops
     | "weight_nbytes" "=" INT -> weight_nbytes
+    | "parameters" "=" "{" word "=" INT ("," word "=" INT)* "}" -> parameters
     | "device_ms" "=" FLOAT "," "server_ms" "=" FLOAT "," "device_mj" "=" FLOAT -> cost
+    | "errors" "=" "[" FLOAT "," FLOAT "]" -> errors
+    | "extrapolated" -> extrapolated
 
 ?word: WORD | STRING
 
@@ -96,10 +99,18 @@ def _attributes(layer: Layer) -> list[str]:
         found.append(f"flops = {layer.flops}")
     if layer.weight_nbytes:
         found.append(f"weight_nbytes = {layer.weight_nbytes}")
+    if layer.parameters:
+        numbers = (f"{_word(name)} = {number}" for name, number in layer.parameters.items())
+        found.append(f"parameters = {{{', '.join(numbers)}}}")
     if layer.cost:
         found.append(f"device_ms = {float(layer.cost.device_ms)!r}")
         found.append(f"server_ms = {float(layer.cost.server_ms)!r}")
         found.append(f"device_mj = {float(layer.cost.device_mj)!r}")
+        errors = [float(layer.cost.device_error), float(layer.cost.server_error)]
+        if any(errors):
+            found.append(f"errors = {errors!r}")
+        if layer.cost.extrapolated:
+            found.append("extrapolated")
     return found
 
 
@@ -198,8 +209,21 @@ class _Builder(Transformer[Token, LayerGraph]):
     def weight_nbytes(self, token: Token) -> _Attribute:
         return "weight_nbytes", int(token)
 
+    def parameters(self, *tokens: Token) -> _Attribute:
+        names = tuple(map(_text, tokens[::2]))
+        if len(set(names)) < len(names):
+            raise GraphError(f"a parameter is given twice: {', '.join(names)}")
+        return "parameters", dict(zip(names, map(int, tokens[1::2]), strict=True))
+
     def cost(self, device_ms: Token, server_ms: Token, device_mj: Token) -> _Attribute:
-        return "cost", LayerCost(float(device_ms), float(server_ms), float(device_mj))
+        times = {"device_ms": float(device_ms), "server_ms": float(server_ms)}
+        return "cost", times | {"device_mj": float(device_mj)}
+
+    def errors(self, device: Token, server: Token) -> _Attribute:
+        return "errors", {"device_error": float(device), "server_error": float(server)}
+
+    def extrapolated(self) -> _Attribute:
+        return "extrapolated", {"extrapolated": True}
 
     def layer(
         self,
@@ -210,9 +234,14 @@ class _Builder(Transformer[Token, LayerGraph]):
         *attributes: _Attribute,
     ) -> Layer:
         layer = Layer(_text(name), _text(kind), inputs, outputs)
-        if len(dict(attributes)) < len(attributes):
+        given: dict[str, Any] = dict(attributes)
+        if len(given) < len(attributes):
             raise GraphError(f"layer {layer.name!r} has an attribute twice")
-        return replace(layer, **dict(attributes))
+        cost = given.pop("cost", None)
+        certainty = given.pop("errors", {}) | given.pop("extrapolated", {})
+        if certainty and not cost:
+            raise GraphError(f"layer {layer.name!r} has no cost that could be uncertain")
+        return replace(layer, **given, cost=LayerCost(**cost, **certainty) if cost else None)
 
     def layers(self, *layers: Layer) -> tuple[Layer, ...]:
         return layers

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
-from layers import Layers
 from relax_models import layer_graph, make_module
 from tvm import relax
 from tvm.relax import op
@@ -16,6 +15,7 @@ from partc.codegen import build
 from partc.codegen.lower import lower_segments
 from partc.passes.canonicalize import canonicalize
 from partc.passes.segment import build_plan_table
+from partc.profiler.layers import Layers
 from partc.targets.target import load_target
 
 # Multiplications on whole vectors, with the addition in the same instruction where there is one.

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import tvm
+from every_layer import networks_side_by_side
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from layers import networks_side_by_side
 from numpy.typing import NDArray
 from prerequisites import require
 from random_networks import networks

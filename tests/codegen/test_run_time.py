@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from layers import Layers
 from relax_models import cut_from, layer_graph, make_module
 from tvm.relax import op
 
@@ -20,6 +19,7 @@ from partc.codegen.halves import build_half
 from partc.passes.canonicalize import canonicalize
 from partc.passes.segment import build_plan_table
 from partc.plan import Side
+from partc.profiler.layers import Layers
 from partc.targets.target import load_target
 
 CALLS = 200

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import tvm
 from hypothesis import strategies as st
-from layers import Layers, Pair
 from relax_models import make_module
 from tvm.relax import op
 
 from partc.passes.expressions import constant, shape_of
+from partc.profiler.layers import Layers, Pair
 
 _MOST_NUMBERS = 60_000
 _MOST_PRODUCTS = 20_000_000

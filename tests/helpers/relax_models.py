@@ -17,37 +17,9 @@ from partc.graph import Layer, LayerCost, LayerGraph, Tensor
 from partc.passes.build import build_graph
 from partc.passes.expressions import constant, op_name, shape_of, tensor_type
 from partc.plan import Cut
+from partc.profiler.layers import make_module as make_module
 
 Array = NDArray[np.generic]
-
-
-def make_module(
-    inputs: Mapping[str, tuple[int, ...]],
-    build: Callable[..., Any],
-    dtype: str = "float32",
-) -> tvm.IRModule:
-    """A module with one function.
-
-    Args:
-        inputs: Shapes by name.
-        build: Called with a function that binds a call to a variable and returns that, and with
-            the inputs; returns one result or several.
-        dtype: Element type of the inputs.
-    """
-    builder = relax.BlockBuilder()
-    params = [relax.Var(name, relax.TensorType(shape, dtype)) for name, shape in inputs.items()]
-    bindings: list[relax.VarBinding] = []
-
-    def emit(value: Any, name: str = "lv") -> relax.Var:
-        value = builder.normalize(value)
-        bindings.append(relax.VarBinding(relax.Var(name, value.ty), value))
-        return bindings[-1].var
-
-    results = build(emit, *params)
-    fields = results if isinstance(results, list | tuple) else [results]
-    body = relax.SeqExpr([relax.BindingBlock(bindings)], relax.Tuple(fields))
-    function = relax.Function(params, body, relax.TupleType([field.ty for field in fields]))
-    return tvm.IRModule({"main": function})
 
 
 def weights(*shape: int, dtype: str = "float32", low: float = -1.0, high: float = 1.0) -> Any:

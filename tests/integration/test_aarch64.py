@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 import tvm_ffi.libinfo
+from every_layer import networks_side_by_side
 from halves import assert_close
-from layers import networks_side_by_side
 from numpy.typing import NDArray
 from prerequisites import require
 from relax_models import Machine, cut_from, layer_graph, random_inputs

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from partc.errors import GraphError
 from partc.graph import Layer, LayerCost, LayerGraph, Tensor, TensorType
 from partc.passes.annotate import annotate
-from partc.targets.predictor import UnknownLayerError
+from partc.targets.predictor import Prediction, UnknownLayerError
 
 X, Y, Z = (Tensor(name, TensorType("float32", (4,))) for name in "xyz")
 PAYLOAD = object()
@@ -23,10 +24,16 @@ class PerFlop:
     ms: float
     unknown: tuple[str, ...] = ()
 
-    def latency_ms(self, layer: Layer) -> float:
-        if layer.kind in self.unknown:
-            raise UnknownLayerError(f"never saw a {layer.kind}")
-        return layer.flops * self.ms
+    error: float = 0.0
+    extrapolated: bool = False
+
+    def predict(self, layers: Sequence[Layer]) -> list[Prediction | None]:
+        return [
+            None
+            if layer.kind in self.unknown
+            else Prediction(layer.flops * self.ms, self.error, self.extrapolated)
+            for layer in layers
+        ]
 
 
 def test_every_layer_gets_its_costs():
@@ -35,6 +42,13 @@ def test_every_layer_gets_its_costs():
         LayerCost(device_ms=2, server_ms=0.5, device_mj=6),
         LayerCost(device_ms=4, server_ms=1, device_mj=12),
     ]
+
+
+def test_costs_say_how_certain_they_are():
+    device, server = PerFlop(0.02, error=0.1), PerFlop(0.005, error=0.3, extrapolated=True)
+    assert annotate(GRAPH, device, server, busy_watts=3).layers[0].cost == LayerCost(
+        2, 0.5, 6, device_error=0.1, server_error=0.3, extrapolated=True
+    )
 
 
 def test_nothing_else_changes():

@@ -1,0 +1,1 @@
+"""Measure what layers take on a machine, and fit predictors to it."""

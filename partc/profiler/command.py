@@ -1,0 +1,144 @@
+"""What ``partc profile`` does: measure a machine and describe it as a target."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from msgspec.structs import replace
+
+from partc.codegen.build import runs_here
+from partc.errors import PartcError
+from partc.profiler.session import (
+    RUNS,
+    Report,
+    Step,
+    draw_graph,
+    measure,
+    profile_machine,
+    random_inputs,
+)
+from partc.profiler.stopwatch import Board, compile_timed, connect
+from partc.targets.calibration import FIGURES, calibrate
+from partc.targets.meter import Meter, find_meter
+from partc.targets.profile import Profile, Sample
+from partc.targets.target import Target, load_target, write_target
+
+_CALIBRATION_NETWORKS = 3
+_POWER_S = 2.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to profile.
+
+    Args:
+        target: Name or path of the target to begin with.
+        threads: Threads to compute with; None for the target's.
+        address: ``HOST:PORT`` of a board's TVM RPC server; None for this machine.
+        budget_s: How long to measure.
+        calibrate: Whether only to scale the target's figures.
+        output: The ``.toml`` file to write.
+    """
+
+    target: str
+    threads: int | None
+    address: str | None
+    budget_s: float
+    calibrate: bool
+    output: Path
+
+
+def profile_target(request: Request, report: Report) -> str:
+    """Measure a machine and write its description, and its profile beside it.
+
+    Returns:
+        What was measured, and how good the machine was to measure on.
+
+    Raises:
+        PartcError: The output is no .toml file, or nothing can be measured.
+        TargetError: The target cannot be compiled for.
+    """
+    if request.output.suffix != ".toml":
+        raise PartcError(f"--output names a .toml file to write, not {str(request.output)!r}")
+    target = _target(request)
+    if request.address is None and not runs_here(target):
+        raise PartcError(
+            f"code for {target.name} does not run here; start `python -m tvm.exec.rpc_server` on a "
+            "board and give its address with --rpc HOST:PORT"
+        )
+    board = connect(request.address, target.threads)
+    measured = _calibrate if request.calibrate else _profile
+    described, told = measured(request, target, board, report)
+    meter = find_meter() if request.address is None else None
+    if meter:
+        described = _with_power(described, board, meter)
+    write_target(described, request.output)
+    return f"{told}\nwrote {request.output}; next: partc plan MODEL --target {request.output}"
+
+
+def _target(request: Request) -> Target:
+    target = load_target(request.target)
+    threads = request.threads or target.threads
+    name = request.output.stem
+    return replace(target, name=name, aliases=(), threads=threads, profile=None)
+
+
+def _profile(request: Request, target: Target, board: Board, report: Report) -> tuple[Target, str]:
+    path = request.output.with_suffix(".profile.json")
+    profile = profile_machine(target, board, path, request.budget_s, report)
+    fitted = _calibrated(target, board, profile.samples)
+    return replace(fitted, profile=path.name), describe_profile(profile)
+
+
+def _calibrate(
+    request: Request, target: Target, board: Board, report: Report
+) -> tuple[Target, str]:
+    started = time.monotonic()
+    samples: list[Sample] = []
+    for number in range(1, _CALIBRATION_NETWORKS + 1):
+        samples += measure(draw_graph(number), target, board, number)
+        spent_s = time.monotonic() - started
+        report(Step(number, len(samples), spent_s, spent_s * _CALIBRATION_NETWORKS / number))
+    fitted = _calibrated(target, board, samples)
+    figures = ", ".join(f"{name} {getattr(fitted, name):.3g}" for name in FIGURES)
+    return fitted, f"{len(samples)} layers: {figures}"
+
+
+def _calibrated(target: Target, board: Board, samples: Sequence[Sample]) -> Target:
+    """The target with figures that fit what was measured, and where they are from."""
+    workloads = [sample.workload for sample in samples]
+    fitted = calibrate(target, workloads, [sample.latency_ms for sample in samples])
+    source = f"fitted to {len(samples)} layers that were measured on {board.processor}"
+    return replace(fitted, sources=target.sources | dict.fromkeys(FIGURES, source))
+
+
+def describe_profile(profile: Profile) -> str:
+    """One line: how much was measured, and how good the machine was to measure on."""
+    spread = float(np.median([sample.spread for sample in profile.samples]))
+    networks = len({sample.network for sample in profile.samples})
+    return (
+        f"{len(profile.samples)} layers in {networks} networks on {profile.processor}; "
+        f"between runs a layer differed by {spread:.1%}, and a whole network by {profile.drift:.1%}"
+    )
+
+
+# Power -------------------------------------------------------------------------------------------
+
+
+def _with_power(target: Target, board: Board, meter: Meter) -> Target:
+    """The target with the power that a meter shows, waiting and computing."""
+    graph = draw_graph(1)
+    network, inputs = compile_timed(graph, target), random_inputs(graph)
+    with meter.record() as idle:
+        time.sleep(_POWER_S)
+    with meter.record() as busy:
+        started = time.monotonic()
+        while time.monotonic() - started < _POWER_S:
+            board.time_layers(network, inputs, RUNS)
+    watts = {"idle_watts": idle.watts, "busy_watts": max(idle.watts, busy.watts)}
+    source = f"measured by {meter.name}"
+    return replace(target, **watts, sources=target.sources | dict.fromkeys(watts, source))

@@ -1,0 +1,166 @@
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportAttributeAccessIssue=false
+# TVM ships no types.
+"""Time every layer of a network where it runs: on this machine, or on a board over TVM's RPC."""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm
+from numpy.typing import NDArray
+from tvm import rpc
+from tvm.runtime.vm import VirtualMachine
+
+from partc.codegen.build import build_library, find_machine
+from partc.codegen.lower import lower_segments
+from partc.codegen.sequences import add_timed_sequence
+from partc.errors import PartcError
+from partc.graph import LayerGraph, Tensor
+from partc.plan import Segment
+from partc.runtime.spec import SegmentSpec
+from partc.targets.target import Target
+
+Array = NDArray[np.generic]
+
+_ENTRY = "timed"
+_LARGEST_CORES_FIRST = 1  # TVM's affinity mode
+
+
+@dataclass(frozen=True)
+class TimedNetwork:
+    """A network as a library that reads the clock before and after each layer.
+
+    Args:
+        library: The shared library's bytes.
+        inputs: The network's inputs.
+        weights: What the function takes behind them, in order.
+        layers: How many layers it runs.
+        outputs: How many tensors it returns before the times.
+    """
+
+    library: bytes
+    inputs: tuple[Tensor, ...]
+    weights: tuple[Array, ...]
+    layers: int
+    outputs: int
+
+
+def compile_timed(graph: LayerGraph, target: Target) -> TimedNetwork:
+    """Compile a network layer by layer, as plans would that cut between all of them.
+
+    Raises:
+        PartcError: The target is a GPU, whose work a clock of the CPU does not see.
+        TargetError: Nothing installed compiles for the target.
+        CompilerError: TVM or the linker failed.
+    """
+    machine = find_machine(target)
+    if machine is None:
+        raise PartcError(f"only CPUs can be profiled yet, and {target.name} computes on a GPU")
+    segments = [
+        Segment(f"layer_{position}", (layer.name,), layer.inputs, layer.outputs)
+        for position, layer in enumerate(graph.layers)
+    ]
+    lowered = lower_segments(graph, segments, machine)
+    specs = [
+        SegmentSpec(
+            segment.name,
+            tuple(tensor.name for tensor in segment.inputs),
+            lowered.params[segment.name],
+            tuple(tensor.name for tensor in segment.outputs),
+        )
+        for segment in segments
+    ]
+    returned = {tensor.name for tensor in graph.outputs}
+    module, timed = add_timed_sequence(lowered.module, specs, returned, _ENTRY)
+    with tempfile.TemporaryDirectory(prefix="partc-profile-") as directory:
+        path = Path(directory) / "timed.so"
+        build_library(module, target, path)
+        library = path.read_bytes()
+    by_name = {tensor.name: tensor for tensor in graph.inputs}
+    return TimedNetwork(
+        library,
+        tuple(by_name[name] for name in timed.inputs),
+        tuple(lowered.weights[name] for name in timed.params),
+        len(graph.layers),
+        len(timed.outputs),
+    )
+
+
+class Board:
+    """A machine that runs timed networks.
+
+    Args:
+        session: A session with a TVM RPC server, or one with this process.
+        threads: How many threads to compute with.
+        processor: What the machine is.
+    """
+
+    def __init__(self, session: Any, threads: int, processor: str) -> None:
+        self.processor = processor
+        self._session = session
+        self._device = session.cpu(0)
+        configure = session.get_function("runtime.config_threadpool")
+        configure(_LARGEST_CORES_FIRST, threads)
+
+    def time_layers(
+        self, network: TimedNetwork, inputs: Mapping[str, Array], runs: int
+    ) -> NDArray[np.float64]:
+        """Milliseconds of each layer in each run, of shape (runs, layers), without the clock's."""
+        with tempfile.TemporaryDirectory(prefix="partc-profile-") as directory:
+            # A process keeps a library for a path, whatever then is there.
+            path = Path(directory) / f"{sha256(network.library).hexdigest()}.so"
+            path.write_bytes(network.library)
+            self._session.upload(str(path))
+        machine = VirtualMachine(self._session.load_module(path.name), self._device)
+        arrays = [*(inputs[tensor.name] for tensor in network.inputs), *network.weights]
+        tensors = [tvm.runtime.tensor(array, self._device) for array in arrays]
+        machine.set_input(_ENTRY, *tensors)
+        spans = np.array([self._run(machine, network) for _ in range(1 + runs)][1:])
+        reading_ms = np.median(spans[:, 0])
+        return np.maximum(spans[:, 1:] - reading_ms, 0.0)
+
+    @staticmethod
+    def _run(machine: VirtualMachine, network: TimedNetwork) -> NDArray[np.float64]:
+        """Milliseconds between readings of the clock, which are two more than layers."""
+        machine.invoke_stateful(_ENTRY)
+        made = machine.get_outputs(_ENTRY)
+        stamps = [made[network.outputs + position] for position in range(network.layers + 2)]
+        seconds, nanoseconds = np.array([stamp.numpy() for stamp in stamps]).T
+        return (np.diff(seconds) * 1e9 + np.diff(nanoseconds)) / 1e6
+
+
+def connect(address: str | None, threads: int) -> Board:
+    """A board at ``HOST:PORT``, or this machine.
+
+    Raises:
+        PartcError: No TVM RPC server answers there.
+    """
+    if address is None:
+        return Board(rpc.LocalSession(), threads, _processor())
+    host, _, port = address.rpartition(":")
+    try:
+        return Board(rpc.connect(host, int(port)), threads, f"the board at {address}")
+    except (RuntimeError, ValueError, OSError) as error:
+        raise PartcError(
+            f"no TVM RPC server answers at {address!r}; give HOST:PORT, and start one there with "
+            "`python -m tvm.exec.rpc_server --host 0.0.0.0 --port 9090`"
+        ) from error
+
+
+def _processor() -> str:
+    """The name that Linux gives the processor, or else its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())

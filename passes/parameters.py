@@ -1,0 +1,110 @@
+"""The numbers of an operator that its cost depends on and the shapes around it do not tell."""
+# TVM declares expressions and types only in part.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownParameterType=false, reportAttributeAccessIssue=false
+# pyright: reportOptionalSubscript=false, reportOptionalMemberAccess=false
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from tvm import relax
+
+from partc.passes.expressions import op_name, shape_of
+
+_ALONG_AN_AXIS = frozenset(
+    "argmax argmin concat cumprod cumsum flip gather_elements index_tensor layer_norm log_softmax "
+    "max mean min prod repeat rms_norm scatter_elements softmax split std stack strided_slice sum "
+    "take variance".split()
+)
+
+
+def anchor_parameters(call: relax.Call) -> Mapping[str, int]:
+    """The numbers of a layer's anchor.
+
+    Returns:
+        For a convolution ``kernel``, ``kernel_width`` (elements of the kernel, and of its last
+        axis), ``stride`` (the product of all axes), ``dilation``, ``groups``, and ``out_width``,
+        the length of a row that it makes. For pooling ``kernel``, ``kernel_width``, ``stride`` and
+        ``out_width``. For a matrix product ``rows``, ``inner`` and ``columns``, of the last two
+        axes. For what works along axes ``run``, the elements that lie in memory between two
+        neighbours along the last of them. For a transposition ``run``, the elements that stay
+        neighbours. For resizing ``linear``, 2 if it interpolates. For anything else nothing.
+    """
+    name = op_name(call)
+    if name.startswith("conv"):
+        return _convolution(call)
+    if name.endswith(("_pool1d", "_pool2d", "_pool3d")) and not name.startswith("adaptive"):
+        return _window(call.attrs["pool_size"], call.attrs["strides"]) | _out_width(call)
+    if name == "matmul":
+        return _matmul(call)
+    if name == "resize2d":
+        return {"linear": 1 if str(call.attrs["method"]) == "nearest_neighbor" else 2}
+    if name == "permute_dims":
+        return {"run": _stationary(call)}
+    if name in _ALONG_AN_AXIS:
+        return {"run": _run(call)}
+    return {}
+
+
+def _convolution(call: relax.Call) -> Mapping[str, int]:
+    layout, weight = str(call.attrs["kernel_layout"]), shape_of(call.args[1])
+    kernel = [extent for axis, extent in zip(layout, weight, strict=True) if axis in "DHW"]
+    return {
+        **_window(kernel, call.attrs["strides"]),
+        "dilation": math.prod(int(each) for each in call.attrs["dilation"]),
+        "groups": int(call.attrs["groups"]),
+        **_out_width(call),
+    }
+
+
+def _window(kernel: Sequence[int], strides: Sequence[int]) -> dict[str, int]:
+    sizes = [int(each) for each in kernel]
+    return {
+        "kernel": math.prod(sizes),
+        "kernel_width": sizes[-1],
+        "stride": math.prod(int(each) for each in strides),
+    }
+
+
+def _out_width(call: relax.Call) -> dict[str, int]:
+    return {"out_width": shape_of(call)[-1]}
+
+
+def _matmul(call: relax.Call) -> Mapping[str, int]:
+    left, right = (shape_of(arg) for arg in call.args)
+    return {
+        "rows": left[-2] if len(left) > 1 else 1,
+        "inner": left[-1],
+        "columns": right[-1] if len(right) > 1 else 1,
+    }
+
+
+def _stationary(call: relax.Call) -> int:
+    """Elements of the axes at the end that a transposition leaves there."""
+    shape = shape_of(call.args[0])
+    axes = call.attrs["axes"]
+    order = [int(axis) for axis in axes] if axes else list(reversed(range(len(shape))))
+    run, last = 1, len(shape)
+    while last and order[last - 1] == last - 1:
+        last -= 1
+        run *= shape[last]
+    return run
+
+
+def _run(call: relax.Call) -> int:
+    """Elements behind the last axis that an operator works along."""
+    first = call.args[0]
+    shape = shape_of(first.fields[0] if isinstance(first, relax.Tuple) else first)
+    return math.prod(shape[_last_axis(call, len(shape)) + 1 :])
+
+
+def _last_axis(call: relax.Call, rank: int) -> int:
+    for name in ("axis", "axes"):
+        axes = getattr(call.attrs, name, None)
+        if axes is not None:
+            given = [axes] if isinstance(axes, int) else list(axes)
+            return max((int(axis) % rank for axis in given), default=rank - 1)
+    return rank - 1

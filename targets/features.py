@@ -1,0 +1,185 @@
+"""What the time of a layer depends on, as numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from partc.graph import Layer
+
+_CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
+_OWN_FAMILIES = frozenset(
+    "concat group_norm instance_norm layer_norm log_softmax permute_dims resize2d softmax "
+    "strided_slice take".split()
+)
+_REDUCTIONS = frozenset(
+    "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d argmax argmin max mean median min "
+    "prod std sum variance".split()
+)
+_MOVES = frozenset(
+    "astype broadcast_to concat expand_dims flatten flip full full_like gather_elements gather_nd "
+    "index_tensor one_hot pad permute_dims pixel_shuffle repeat reshape resize2d scatter_elements "
+    "scatter_nd slice_scatter split squeeze stack strided_slice take tile".split()
+)
+_COSTLY = frozenset(
+    "acos acosh asin asinh atan atan2 atanh cos cosh erf exp gelu gelu_tanh log log_add_exp power "
+    "selu sigmoid silu sin sinh softplus tan tanh".split()
+)
+
+
+def family(layer: Layer) -> str:
+    """The layers that one regression can be fitted to: those that take time for like reasons."""
+    kind = layer.kind
+    if kind in _CONVOLUTIONS:
+        return _convolution_family(layer)
+    if kind == "depthwise_conv2d":
+        return "depthwise convolution"
+    if kind.startswith("conv"):
+        return "transposed convolution"
+    if kind == "matmul":
+        return _product_family(layer)
+    if "_pool" in kind and "adaptive" not in kind:
+        return "response norm" if kind.endswith("3d") else "pooling"
+    if kind in _REDUCTIONS:
+        return _reduction_family(layer)
+    if kind == "take" and layer.inputs[:1] and layer.inputs[0].type == layer.outputs[0].type:
+        return "shuffle"
+    if kind == "multiply" and "expand_dims" in layer.ops:
+        return "squares"
+    if kind in _OWN_FAMILIES:
+        return kind
+    return "move" if kind in _MOVES else "element-wise"
+
+
+def _product_family(layer: Layer) -> str:
+    if not layer.weight_nbytes:
+        return "batched matrix product"
+    return "vector product" if layer.parameters["rows"] == 1 else "matrix product"
+
+
+def _reduction_family(layer: Layer) -> str:
+    if layer.kind.startswith("arg"):
+        return "argmax"
+    shape = layer.inputs[0].type.shape
+    made = layer.outputs[0].type.count
+    return "global pooling" if len(shape) == 4 and made == math.prod(shape[:2]) else "reduction"
+
+
+def _convolution_family(layer: Layer) -> str:
+    numbers = layer.parameters
+    if numbers["groups"] > 1:
+        return "grouped convolution"
+    if numbers["kernel"] == 1:
+        return "pointwise convolution"
+    plain = numbers["stride"] == numbers["dilation"] == 1
+    if plain and numbers["kernel"] == 9 and numbers["kernel_width"] == 3:
+        return "3x3 convolution"
+    return "convolution"
+
+
+class Workload(msgspec.Struct, frozen=True):
+    """What is known of a layer before it has been compiled.
+
+    Args:
+        kind: The anchor operator.
+        family: Which layers take time for like reasons.
+        features: Natural logarithms of counts, by name.
+    """
+
+    kind: str
+    family: str
+    features: dict[str, float]
+
+
+def describe(layers: Sequence[Layer]) -> list[Workload]:
+    """The workloads of all layers of a model."""
+    # Where a model reads and makes more than the caches hold, weights come from memory.
+    footprint = sum(layer.weight_nbytes + layer.output_nbytes for layer in layers)
+    return [Workload(layer.kind, family(layer), _features(layer, footprint)) for layer in layers]
+
+
+def count_work(workload: Workload) -> tuple[float, float]:
+    """Floating-point operations of a layer, and bytes that it reads and makes."""
+    flops, *moved = (
+        math.exp(workload.features[name]) for name in ("flops", "read", "weights", "written")
+    )
+    return flops, sum(moved)
+
+
+def _features(layer: Layer, footprint_nbytes: int) -> dict[str, float]:
+    counts = {
+        **_shapes(layer),
+        "flops": layer.flops,
+        "read": layer.input_nbytes,
+        "weights": layer.weight_nbytes,
+        "written": layer.output_nbytes,
+        "footprint": footprint_nbytes,
+        "inputs": len(layer.inputs),
+        "operators": len(layer.ops),
+        "costly operators": 1 + sum(name in _COSTLY for name in layer.ops),
+        "transpositions": 1 + layer.ops.count("permute_dims"),
+        "averages": 1 + layer.kind.startswith("avg"),
+        **layer.parameters,
+    }
+    return {name: math.log(max(1, count)) for name, count in counts.items()}
+
+
+def _shapes(layer: Layer) -> Mapping[str, float]:
+    """The extents of the first tensors read and made, named as for images."""
+    read = layer.inputs[0].type.shape if layer.inputs else ()
+    made = layer.outputs[0].type.shape
+    channels_in, channels_out = (_extent(shape, 1) for shape in (read, made))
+    groups = layer.parameters.get("groups", 1)
+    return {
+        "channels in": channels_in / groups,
+        "channels out": channels_out,
+        "pixels in": math.prod(read) / max(1, channels_in),
+        "pixels out": math.prod(made) / max(1, channels_out),
+        "last in": _extent(read, -1),
+        "last out": _extent(made, -1),
+        "elements out": math.prod(made),
+    }
+
+
+def _extent(shape: Sequence[int], axis: int) -> int:
+    return shape[axis] if len(shape) > max(axis, 0) else 1
+
+
+_WINDOWED = ("pixels out", "channels in", "channels out", "kernel", "kernel_width", "stride")
+_PRODUCT = ("rows", "inner", "columns", "elements out")
+_ROWS = ("read", "last in", "run")
+BY_FAMILY: Mapping[str, tuple[str, ...]] = {
+    "pointwise convolution": ("pixels out", "channels in", "channels out", "stride", "out_width"),
+    "3x3 convolution": ("pixels out", "channels in", "channels out", "out_width"),
+    "convolution": (*_WINDOWED, "dilation", "out_width"),
+    "grouped convolution": (*_WINDOWED, "groups", "out_width"),
+    "depthwise convolution": ("pixels out", "channels out", "kernel", "stride", "out_width"),
+    "transposed convolution": (*_WINDOWED, "groups", "out_width"),
+    "matrix product": _PRODUCT,
+    "vector product": ("inner", "columns"),
+    "batched matrix product": _PRODUCT,
+    "pooling": ("pixels out", "channels out", "kernel", "stride", "out_width", "averages"),
+    "global pooling": ("pixels in", "channels in", "last out"),
+    "shuffle": ("read",),
+    "squares": ("read",),
+    "response norm": ("pixels out", "channels out", "kernel"),
+    "reduction": ("written", *_ROWS),
+    "argmax": ("written", *_ROWS),
+    "layer_norm": _ROWS,
+    "instance_norm": _ROWS,
+    "group_norm": _ROWS,
+    "softmax": _ROWS,
+    "log_softmax": _ROWS,
+    "resize2d": ("read", "written", "last out", "linear"),
+    "concat": ("read", "written", "run"),
+    "permute_dims": (*_ROWS, "last out"),
+    "strided_slice": ("read", "written", "run"),
+    "take": ("read", "written", "run"),
+    "move": ("read", "written", "run", "last in", "last out"),
+    "element-wise": ("read", "written", "last out"),
+}
+"""The features of each family, besides those of all."""
+
+COMMON = ("weights", "footprint", "operators", "costly operators", "inputs", "transpositions")

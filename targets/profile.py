@@ -1,0 +1,98 @@
+"""Profiles: what was measured on a machine, and the predictor that it makes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+
+from partc.errors import TargetError
+from partc.graph import Layer
+from partc.targets.features import Workload, describe
+from partc.targets.predictor import Prediction, Roofline
+from partc.targets.regression import Fit, Regression
+from partc.targets.target import Target
+
+SCHEMA_VERSION = 1
+
+
+class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A layer that was measured.
+
+    Args:
+        network: The number of the network in which it was.
+        workload: What is known of the layer.
+        latency_ms: The 20th percentile of its runs.
+        spread: How much longer the 80th percentile is, relative to it.
+    """
+
+    network: int
+    workload: Workload
+    latency_ms: float
+    spread: float
+
+
+class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What was measured on a machine.
+
+    Args:
+        target: Name of the target that layers were compiled for.
+        threads: Threads that they computed with.
+        processor: What the machine calls its processor.
+        samples: All measurements.
+        fits: What a search has found for each family of layers.
+        drift: How much a network that was measured again and again differed, relative to it.
+        schema_version: Of this format.
+    """
+
+    target: str
+    threads: int
+    processor: str
+    samples: tuple[Sample, ...]
+    fits: dict[str, Fit]
+    drift: float
+    schema_version: int = SCHEMA_VERSION
+
+
+def load_profile(path: Path) -> Profile:
+    """Read a profile.
+
+    Raises:
+        TargetError: There is no such file, or it holds no profile of this version.
+    """
+    try:
+        profile = msgspec.json.decode(path.read_bytes(), type=Profile)
+    except OSError as error:
+        raise TargetError(f"the profile {path} cannot be read: {error.strerror}") from error
+    except msgspec.MsgspecError as error:
+        raise TargetError(f"{path} is no profile: {error}; `partc profile` writes them") from error
+    if profile.schema_version != SCHEMA_VERSION:
+        raise TargetError(
+            f"{path} is a profile of version {profile.schema_version}, and this partc reads "
+            f"version {SCHEMA_VERSION}; profile the machine again"
+        )
+    return profile
+
+
+class Measured:
+    """Predicts by regression on what was measured, and by the roofline what is unlike all of it.
+
+    Args:
+        target: The machine.
+        profile: What was measured on it.
+    """
+
+    def __init__(self, target: Target, profile: Profile) -> None:
+        self._roofline = Roofline(target)
+        self._regression = Regression(
+            [sample.workload for sample in profile.samples],
+            [sample.latency_ms for sample in profile.samples],
+            profile.fits,
+        )
+
+    def predict(self, layers: Sequence[Layer]) -> list[Prediction]:
+        known = self._regression.predict(describe(layers))
+        pairs = zip(known, self._roofline.predict(layers), strict=True)
+        return [found or replace(bound, extrapolated=True) for found, bound in pairs]

@@ -1,0 +1,334 @@
+"""Compare predictors on models that none of them was fitted to, all in one run.
+
+Profiles this machine as a device, x86-64 on one thread, and as a server, native on two, and measures
+the layers of every model of the kernel benchmark on both. Prints what share of the layers each
+predictor meets, how whole models come out, and how good the cuts are that follow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from engines import CompiledModel, Partc, random_inputs
+from models import MODELS
+from msgspec.structs import replace
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from partc.compiler import lower
+from partc.frontends.onnx import import_onnx
+from partc.graph import Layer, LayerGraph
+from partc.passes.annotate import annotate
+from partc.passes.cut import find_cut
+from partc.plan import Objective, make_plan
+from partc.profiler.command import describe_profile
+from partc.profiler.session import profile_machine
+from partc.profiler.stopwatch import compile_timed, connect
+from partc.report.terminal import report_console
+from partc.targets.features import Workload, describe
+from partc.targets.link import device_power, load_link
+from partc.targets.neurosurgeon import Neurosurgeon
+from partc.targets.predictor import Prediction, Predictor, Roofline
+from partc.targets.profile import Measured, Profile
+from partc.targets.target import Target, load_target
+
+Array = NDArray[np.float64]
+
+_LINKS = ("ethernet", "wifi", "lte", "3g", "cat1")
+_RUNS = 30
+_PERCENTILE = 20
+_RESOLVED_MS = 1e-3
+"""Layers that take less are views or folded into others; a tenth of that is not to be measured."""
+_LAYERS = 500
+_BARS = "85 % of the layers within 20 %, every model within 10 %"
+_DECISION_BARS = (0.985, 0.90)
+_PREDICTION_BAR_MS = 50
+
+_PROGRESS = Console(stderr=True, highlight=False)
+
+
+@dataclass(frozen=True)
+class MeasuredModel:
+    """A model on one machine: milliseconds of each layer in the whole, and of the whole."""
+
+    name: str
+    graph: LayerGraph
+    layers_ms: Array
+    whole_ms: float
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What was profiled, and what its predictors are to be compared on."""
+
+    title: str
+    target: Target
+    predictors: Mapping[str, Predictor]
+    models: Sequence[MeasuredModel]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Neurosurgeon's regressions as a predictor."""
+
+    regressions: Neurosurgeon
+
+    def predict(self, layers: Sequence[Layer]) -> list[Prediction | None]:
+        times = map(self.regressions.latency_ms, describe(layers))
+        return [None if each is None else Prediction(each, 0.0) for each in times]
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """Predicts what was measured."""
+
+    layers_ms: Array
+
+    def predict(self, layers: Sequence[Layer]) -> list[Prediction]:
+        return [Prediction(float(each), 0.0) for each in self.layers_ms]
+
+
+# Measuring ---------------------------------------------------------------------------------------
+
+
+def profile(target: Target, minutes: float, directory: Path) -> Profile:
+    """Profile this machine, or go on with a profile that is there."""
+    path = directory / f"{target.name}-{target.threads}.profile.json"
+    _PROGRESS.print(f"Profiling {target.name} on {_threads(target)} for {minutes:g} min")
+    board = connect(None, target.threads)
+    found = profile_machine(target, board, path, 60 * minutes)
+    _PROGRESS.print(describe_profile(found))
+    return found
+
+
+def measure_model(name: str, target: Target) -> MeasuredModel:
+    """Time a model's layers, and all of it compiled as one segment."""
+    _PROGRESS.print(f"Measuring {name} on {target.name}, {_threads(target)}")
+    graph = lower(import_onnx(MODELS[name].proto))
+    inputs = random_inputs(graph)
+    board = connect(None, target.threads)
+    times_ms = board.time_layers(compile_timed(graph, target), inputs, _RUNS)
+    whole_s = Partc(CompiledModel(graph, target), target.threads, inputs).time(_RUNS)
+    return MeasuredModel(
+        name,
+        graph,
+        np.percentile(times_ms, _PERCENTILE, axis=0),
+        float(np.percentile(whole_s, _PERCENTILE)) * 1e3,
+    )
+
+
+def measure_machine(
+    target: Target, minutes: float, names: Sequence[str], directory: Path
+) -> Machine:
+    found = profile(target, minutes, directory)
+    workloads = [sample.workload for sample in found.samples]
+    latencies_ms = [sample.latency_ms for sample in found.samples]
+    predictors: dict[str, Predictor] = {
+        "regression": Measured(target, found),
+        "Neurosurgeon": Baseline(Neurosurgeon(workloads, latencies_ms)),
+        "roofline": Roofline(target),
+    }
+    models = [measure_model(name, target) for name in names]
+    return Machine(f"{target.name}, {_threads(target)}", target, predictors, models)
+
+
+def _threads(target: Target) -> str:
+    return "1 thread" if target.threads == 1 else f"{target.threads} threads"
+
+
+# Tables ------------------------------------------------------------------------------------------
+
+
+def predict_ms(predictor: Predictor, model: MeasuredModel, fallback: Predictor) -> Array:
+    """Times of a model's layers, by another predictor where the first knows none."""
+    predicted = predictor.predict(model.graph.layers)
+    others = fallback.predict(model.graph.layers)
+    return np.array([(a or b).latency_ms for a, b in zip(predicted, others, strict=True) if a or b])
+
+
+def layer_table(machine: Machine) -> Table:
+    """How many layers each predictor meets."""
+    table = _table("predictor", "layers", "within 10 %", "within 20 %", "mean error")
+    for name, predictor in machine.predictors.items():
+        errors = np.concatenate([_errors(machine, predictor, model) for model in machine.models])
+        table.add_row(name, str(len(errors)), *_shares(errors))
+    return table
+
+
+def _errors(machine: Machine, predictor: Predictor, model: MeasuredModel) -> Array:
+    predicted = predict_ms(predictor, model, machine.predictors["roofline"])
+    kept = model.layers_ms >= _RESOLVED_MS
+    return np.abs(predicted[kept] / model.layers_ms[kept] - 1)
+
+
+def _shares(errors: Array) -> Sequence[str]:
+    return (
+        f"{np.mean(errors <= 0.1):.0%}",
+        f"{np.mean(errors <= 0.2):.0%}",
+        f"{errors.mean():.0%}",
+    )
+
+
+def model_table(machine: Machine) -> Table:
+    """Whole models: predicted beside measured."""
+    table = _table(
+        "model", "layers", "measured ms", *(f"{name} ms" for name in machine.predictors), "bar 10 %"
+    )
+    for model in machine.models:
+        totals = [
+            float(predict_ms(predictor, model, machine.predictors["roofline"]).sum())
+            for predictor in machine.predictors.values()
+        ]
+        best = totals[0] / model.whole_ms - 1
+        table.add_row(
+            model.name,
+            str(len(model.graph.layers)),
+            f"{model.whole_ms:.3f}",
+            *(f"{total:.3f} ({total / model.whole_ms - 1:+.0%})" for total in totals),
+            "reaches" if abs(best) <= 0.1 else "misses",
+        )
+    return table
+
+
+def family_table(machine: Machine) -> Table:
+    """How many layers of each family the predictors meet."""
+    table = _table(
+        "kind of layer", "layers", *(f"{name}, within 20 %" for name in machine.predictors)
+    )
+    families = sorted(
+        {each.family for model in machine.models for each in describe(model.graph.layers)}
+    )
+    for family in families:
+        shares: list[str] = []
+        count = 0
+        for predictor in machine.predictors.values():
+            errors = np.concatenate(
+                [_errors_of(family, machine, predictor, model) for model in machine.models]
+            )
+            count = len(errors)
+            shares.append(f"{np.mean(errors <= 0.2):.0%}" if count else "")
+        if count:
+            table.add_row(family, str(count), *shares)
+    return table
+
+
+def _errors_of(family: str, machine: Machine, predictor: Predictor, model: MeasuredModel) -> Array:
+    kept = model.layers_ms >= _RESOLVED_MS
+    workloads: list[Workload] = describe(model.graph.layers)
+    members = np.array([each.family == family for each in workloads])[kept]
+    return _errors(machine, predictor, model)[members]
+
+
+# Decisions ---------------------------------------------------------------------------------------
+
+
+def decision_table(device: Machine, server: Machine) -> Table:
+    """How near the cuts that predictions choose come to the best, under what was measured."""
+    names = list(device.predictors)
+    table = _table("model", *(f"{name}, mean (least)" for name in names))
+    all_shares: dict[str, list[float]] = {name: [] for name in names}
+    for near, far in zip(device.models, server.models, strict=True):
+        row: list[str] = []
+        for name in names:
+            shares = [_share_of_best(name, device, server, near, far, link) for link in _LINKS]
+            all_shares[name] += shares
+            row.append(f"{np.mean(shares):.1%} ({min(shares):.1%})")
+        table.add_row(near.name, *row)
+    table.add_section()
+    means = [f"{np.mean(shares):.1%} ({min(shares):.1%})" for shares in all_shares.values()]
+    table.add_row("all", *means)
+    return table
+
+
+def _share_of_best(
+    name: str,
+    device: Machine,
+    server: Machine,
+    near: MeasuredModel,
+    far: MeasuredModel,
+    link_name: str,
+) -> float:
+    link, watts = load_link(link_name), device.target.busy_watts
+    power = device_power(device.target, link)
+    measured = annotate(near.graph, Oracle(near.layers_ms), Oracle(far.layers_ms), watts)
+    predicted = annotate(
+        near.graph,
+        Oracle(predict_ms(device.predictors[name], near, device.predictors["roofline"])),
+        Oracle(predict_ms(server.predictors[name], far, server.predictors["roofline"])),
+        watts,
+    )
+
+    def latency_ms(graph: LayerGraph) -> float:
+        cut = find_cut(graph, link.conditions, power, Objective.LATENCY)
+        return make_plan(measured, cut).latency_ms(link.conditions)
+
+    return latency_ms(measured) / latency_ms(predicted)
+
+
+# Speed -------------------------------------------------------------------------------------------
+
+
+def prediction_ms(device: Machine, server: Machine) -> float:
+    """Time to predict 500 layers for both sides, the least of several."""
+    pool = [layer for model in device.models for layer in model.graph.layers]
+    layers = (pool * (1 + _LAYERS // len(pool)))[:_LAYERS]
+
+    def predict() -> float:
+        started = time.perf_counter()
+        for machine in (device, server):
+            machine.predictors["regression"].predict(layers)
+        return (time.perf_counter() - started) * 1e3
+
+    return min(predict() for _ in range(5))
+
+
+def _table(*columns: str) -> Table:
+    table = Table(*columns)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    return table
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    available = [name for name, model in MODELS.items() if model.available]
+    parser.add_argument("--models", nargs="+", choices=available, default=available)
+    parser.add_argument("--minutes", type=float, default=4.5, help="for each of the two profiles")
+    parser.add_argument("--profiles", type=Path, help="keep profiles here, and go on with them")
+    options = parser.parse_args(arguments)
+    targets = (load_target("x86-64"), replace(load_target("native"), threads=2))
+    console = report_console(sys.stdout)
+    with tempfile.TemporaryDirectory(prefix="partc-predict-") as directory:
+        folder = options.profiles or Path(directory)
+        machines = [
+            measure_machine(target, options.minutes, options.models, folder) for target in targets
+        ]
+    for machine in machines:
+        for what, make in _TABLES.items():
+            console.print(f"\n{what}: {machine.title}; bars: {_BARS}")
+            console.print(make(machine))
+    mean, least = _DECISION_BARS
+    console.print(f"\nDecisions: latency of the best cut / that of the chosen one, over {_LINKS}")
+    console.print(f"bars: {mean:.1%} on average, {least:.0%} at least")
+    console.print(decision_table(*machines))
+    speed = prediction_ms(*machines)
+    console.print(f"\n{_LAYERS} layers for both sides: {speed:.1f} ms; bar {_PREDICTION_BAR_MS} ms")
+    return 0
+
+
+_TABLES: Mapping[str, Callable[[Machine], Table]] = {
+    "Layers": layer_table,
+    "Models": model_table,
+    "Kinds of layers": family_table,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())
