@@ -26,6 +26,7 @@ CONV = Layer("stem", "conv2d", (X,), (T,))
 SPLIT = Layer("halves", "split", (T,), (U, Y))
 ADD = Layer("sum", "add", (T, U), (_tensor("z"),))
 GRAPH = LayerGraph("net", (X,), (CONV, SPLIT, ADD), (_tensor("z"), Y))
+TERMS = ("device_ms", "server_ms", "device_mj", "device_error", "server_error")
 
 
 def _message(build: Callable[[], object]) -> str:
@@ -71,13 +72,13 @@ def test_negative_extent() -> None:
 
 
 @pytest.mark.parametrize("bad", [-1.0, float("nan"), float("inf")])
-@pytest.mark.parametrize("term", ["device_ms", "server_ms", "device_mj"])
+@pytest.mark.parametrize("term", TERMS)
 def test_cost_must_be_finite_and_not_negative(term: str, bad: float) -> None:
-    costs = {"device_ms": 1.0, "server_ms": 1.0, "device_mj": 1.0} | {term: bad}
-    assert _message(lambda: LayerCost(**costs)) == (
+    costs = dict.fromkeys(TERMS, 1.0) | {term: bad}
+    assert _message(lambda: LayerCost(**costs, extrapolated=True)) == (
         "a cost must be finite and not negative: LayerCost("
         + ", ".join(f"{name}={cost!r}" for name, cost in costs.items())
-        + ")"
+        + ", extrapolated=True)"
     )
 
 
@@ -93,6 +94,13 @@ def test_layer_has_a_cost_once_annotated() -> None:
     assert _message(lambda: CONV.annotated_cost) == message
     cost = LayerCost(1, 2, 3)
     assert replace(CONV, cost=cost).annotated_cost is cost
+
+
+def test_parameters_are_part_of_a_layers_value() -> None:
+    strided = replace(CONV, parameters={"stride": 2})
+    assert strided != CONV
+    assert strided == replace(CONV, parameters={"stride": 2})
+    assert len({strided, replace(CONV, parameters={"stride": 2})}) == 1
 
 
 def test_payload_is_no_part_of_a_layers_value() -> None:

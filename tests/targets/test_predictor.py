@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partc.graph import Layer, Tensor, TensorType
-from partc.targets.predictor import Roofline
+from partc.targets.predictor import ROOFLINE_ERROR, Prediction, Roofline, predictor_for
 from partc.targets.target import Target
 
 #: 10 of 20 GFLOP/s reached, 4 GB/s, 5 us a kernel.
@@ -48,13 +48,33 @@ def layer(flops: int, weight_nbytes: int = 0, elements: int = 0) -> Layer:
     ],
 )
 def test_by_hand(flops: int, weight_nbytes: int, elements: int, latency_ms: float):
-    predicted_ms = Roofline(BOARD).latency_ms(layer(flops, weight_nbytes, elements))
-    assert predicted_ms == pytest.approx(latency_ms)
+    (predicted,) = Roofline(BOARD).predict([layer(flops, weight_nbytes, elements)])
+    assert predicted == Prediction(pytest.approx(latency_ms), ROOFLINE_ERROR, extrapolated=False)
+
+
+def test_a_kernel_of_so_much_work():
+    assert Roofline(BOARD).latency_ms(30e6, 8e6) == pytest.approx(3.005)
+    assert Roofline(BOARD).latency_ms(10e6, 8e6) == pytest.approx(2.005)
+
+
+def test_layers_keep_their_order():
+    layers = [layer(flops) for flops in (3_000_000, 1_000_000, 2_000_000)]
+    assert [each.latency_ms for each in Roofline(BOARD).predict(layers)] == pytest.approx(
+        [0.305, 0.105, 0.205]
+    )
+    assert Roofline(BOARD).predict([]) == []
 
 
 @given(flops=SIZES, more_flops=SIZES, nbytes=SIZES, more_nbytes=SIZES)
 def test_more_work_is_never_faster(flops: int, more_flops: int, nbytes: int, more_nbytes: int):
-    roofline = Roofline(BOARD)
-    less = roofline.latency_ms(layer(flops, nbytes))
-    assert less <= roofline.latency_ms(layer(flops + more_flops, nbytes))
-    assert less <= roofline.latency_ms(layer(flops, nbytes + more_nbytes))
+    layers = [
+        layer(flops, nbytes),
+        layer(flops + more_flops, nbytes),
+        layer(flops, nbytes + more_nbytes),
+    ]
+    less, *more = (each.latency_ms for each in Roofline(BOARD).predict(layers))
+    assert all(less <= each for each in more)
+
+
+def test_a_target_without_a_profile_has_its_roofline():
+    assert predictor_for(BOARD) == Roofline(BOARD)

@@ -31,7 +31,8 @@ def graph() -> LayerGraph:
                 ("conv2d", "add", "relu"),
                 118_013_952,
                 9_472,
-                cost=LayerCost(12.5, 0.75, 125.0),
+                {"kernel": 49, "kernel_width": 7, "stride": 16},
+                LayerCost(12.5, 0.75, 125.0, device_error=0.125, server_error=0.25),
             ),
             Layer(
                 "left/branch [bold]",
@@ -43,7 +44,14 @@ def graph() -> LayerGraph:
                 36_864,
                 cost=LayerCost(31.25, 1.5, 312.5),
             ),
-            Layer("right\\branch", "max", (stem,), (right,), ("max",), cost=LayerCost(0.5, 0, 5)),
+            Layer(
+                "right\\branch",
+                "max",
+                (stem,),
+                (right,),
+                ("max",),
+                cost=LayerCost(0.5, 0, 5, extrapolated=True),
+            ),
             Layer(
                 "<head>",
                 "dense",
@@ -85,7 +93,13 @@ TYPES = st.builds(
     st.sampled_from(sorted(ITEM_NBYTES)),
     st.lists(st.integers(0, 2**40), max_size=4).map(tuple),
 )
-COSTS = st.builds(LayerCost, *[st.floats(0, allow_infinity=False)] * 3)
+COSTS = st.builds(LayerCost, *[st.floats(0, allow_infinity=False)] * 5, st.booleans())
+PARAMETERS = st.dictionaries(
+    # Words that stand for something elsewhere in the textual form are names here.
+    st.text() | st.sampled_from(["kernel", "flops", "errors", "extrapolated", "return"]),
+    st.integers(0, 2**62),
+    max_size=3,
+)
 
 
 @st.composite
@@ -107,6 +121,7 @@ def random_graphs(draw: st.DrawFn) -> LayerGraph:
                 ops=tuple(draw(st.lists(st.text(), max_size=3))),
                 flops=draw(st.integers(0, 2**62)),
                 weight_nbytes=draw(st.integers(0, 2**62)),
+                parameters=draw(PARAMETERS),
                 cost=draw(st.none() | COSTS),
             )
         )

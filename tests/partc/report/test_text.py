@@ -35,6 +35,15 @@ def test_white_space_means_nothing(graph: LayerGraph) -> None:
     assert parse_graph(print_graph(graph).replace("\n", " \t\r\n")) == graph
 
 
+def test_what_is_certain_says_nothing_of_it(graph: LayerGraph) -> None:
+    (stem, *others) = graph.layers
+    cost = replace(stem.annotated_cost, device_error=0.0, server_error=0.0, extrapolated=False)
+    text = print_graph(graph.with_layers([replace(stem, parameters={}, cost=cost), *others]))
+    line = next(line for line in text.splitlines() if '"stem"' in line)
+    assert line.endswith("device_ms = 12.5, server_ms = 0.75, device_mj = 125.0}")
+    assert "parameters" not in line
+
+
 TEXT = """\
 graph "g" (%x: float32[2, 3]) {
   %y: int8[] = relu "l" (%x) {flops = 3, device_ms = 1.0, server_ms = 2e-07, device_mj = 0.5}
@@ -48,7 +57,7 @@ graph "g" (%x: float32[2, 3]) {
     [
         (TEXT, "", "line 1, column 1: expected 'graph', found the end"),
         ("return", "retrun", "line 3, column 3: expected '=' or 'return' or a %tensor, found ret"),
-        ("flops", "flop", "line 2, column 31: expected 'device_ms' or 'flops' or 'ops' or 'weig"),
+        ("flops", "flop", "line 2, column 31: expected 'device_ms' or 'errors' or 'extrapolat"),
         ("= 3", "= 3.5", "line 2, column 40: expected ',' or '}', found ."),
         ("[2", "[-2", "line 1, column 24: expected ']' or a whole number, found -2"),
         ("relu", '"a\\q"', 'line 2, column 16: expected a "string" or a word, found "'),
@@ -59,6 +68,28 @@ graph "g" (%x: float32[2, 3]) {
         ("%y: int8", "%x: int8", "line 2, column 3: %x is defined twice"),
         ("= 1.0", "= -1.0", "line 2, column 42: a cost must be finite and not negative"),
         ("flops = 3", "flops = 3, flops = 4", "line 2, column 3: layer 'l' has an attribute tw"),
+        (
+            "flops = 3",
+            "parameters = {kernel = 1, groups = 2, kernel = 3}",
+            "line 2, column 31: a parameter is given twice: kernel, groups, kernel",
+        ),
+        (
+            "flops = 3",
+            "parameters = {kernel = -1}",
+            "line 2, column 54: expected a whole number, f",
+        ),
+        (
+            "flops = 3",
+            "parameters = {}",
+            'line 2, column 45: expected a "string" or a word, found }',
+        ),
+        ("0.5}", "0.5, errors = [0.1]}", "line 2, column 108: expected ',', found ]"),
+        ("0.5}", "0.5, errors = [0.1, -0.2]}", "line 2, column 3: a cost must be finite and not"),
+        (
+            "flops = 3, device_ms = 1.0, server_ms = 2e-07, device_mj = 0.5",
+            "extrapolated",
+            "line 2, column 3: layer 'l' has no cost that could be uncertain",
+        ),
         ("(%x)", "(%x, %x)", "line 1, column 1: layer 'l' lists an input twice"),
         ("%y: int8[] =", "=", "line 3, column 10: %y is used before anything defines it"),
         ("= 3", f"= {'9' * 5000}", "line 2, column 31: Exceeds the limit"),
