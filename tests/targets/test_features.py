@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import pytest
+import tvm
+from every_layer import networks_side_by_side
+from hypothesis import given
+from hypothesis import strategies as st
+from relax_models import layer_graph
+
+from partc.graph import Layer, Tensor, TensorType
+from partc.passes.canonicalize import canonicalize
+from partc.targets.features import BY_FAMILY, COMMON, count_work, describe, family
+
+IMAGE = (1, 8, 10, 12)
+CONVOLUTION = {
+    "kernel": 9,
+    "kernel_width": 3,
+    "stride": 1,
+    "dilation": 1,
+    "groups": 1,
+    "out_width": 12,
+}
+MATRIX = {"rows": 3, "inner": 4, "columns": 5}
+KINDS = sorted({str(name).rsplit(".", 1)[-1] for name in tvm.ir.Op.list_op_names()})
+
+
+def tensor(name: str, shape: tuple[int, ...]) -> Tensor:
+    return Tensor(name, TensorType("float32", shape))
+
+
+def layer(
+    kind: str,
+    read: tuple[int, ...] = IMAGE,
+    made: tuple[int, ...] = IMAGE,
+    parameters: Mapping[str, int] | None = None,
+    ops: tuple[str, ...] = (),
+    weight_nbytes: int = 0,
+) -> Layer:
+    return Layer(
+        f"a {kind}",
+        kind,
+        (tensor("x", read),),
+        (tensor("y", made),),
+        ops or (kind,),
+        weight_nbytes=weight_nbytes,
+        parameters=parameters or {},
+    )
+
+
+def convolution(kind: str = "conv2d", **others: int) -> Layer:
+    return layer(kind, parameters=CONVOLUTION | others)
+
+
+EXAMPLES: list[tuple[Layer, str]] = [
+    (convolution(), "3x3 convolution"),
+    (convolution("conv3d"), "3x3 convolution"),
+    (convolution(kernel=1, kernel_width=1), "pointwise convolution"),
+    (convolution(kernel=1, kernel_width=1, stride=4), "pointwise convolution"),
+    (convolution(stride=4), "convolution"),
+    (convolution(dilation=4), "convolution"),
+    (convolution(kernel=25, kernel_width=5), "convolution"),
+    (convolution(kernel=9, kernel_width=9), "convolution"),
+    (convolution("conv1d", kernel=3), "convolution"),
+    (convolution(groups=2), "grouped convolution"),
+    (convolution(groups=2, kernel=1), "grouped convolution"),
+    (convolution("depthwise_conv2d", groups=8), "depthwise convolution"),
+    (convolution("conv2d_transpose"), "transposed convolution"),
+    (convolution("conv1d_transpose"), "transposed convolution"),
+    (layer("matmul", parameters=MATRIX, weight_nbytes=80), "matrix product"),
+    (layer("matmul", parameters={**MATRIX, "rows": 1}, weight_nbytes=80), "vector product"),
+    (layer("matmul", parameters=MATRIX), "batched matrix product"),
+    (layer("max_pool2d"), "pooling"),
+    (layer("avg_pool1d"), "pooling"),
+    (layer("avg_pool3d"), "response norm"),
+    (layer("adaptive_avg_pool2d", made=(1, 8, 1, 1)), "global pooling"),
+    (layer("mean", made=(1, 8)), "global pooling"),
+    (layer("adaptive_avg_pool2d", made=(1, 8, 2, 2)), "reduction"),
+    (layer("sum", made=(1, 10, 12)), "reduction"),
+    (layer("max", read=(3, 4), made=(3,)), "reduction"),
+    (layer("argmin", made=(1, 8)), "argmax"),
+    (layer("layer_norm"), "layer_norm"),
+    (layer("instance_norm"), "instance_norm"),
+    (layer("group_norm"), "group_norm"),
+    (layer("softmax"), "softmax"),
+    (layer("log_softmax"), "log_softmax"),
+    (layer("resize2d"), "resize2d"),
+    (layer("concat"), "concat"),
+    (layer("permute_dims"), "permute_dims"),
+    (layer("strided_slice"), "strided_slice"),
+    (layer("take", made=(1, 4, 10, 12)), "take"),
+    (layer("take"), "shuffle"),
+    (layer("multiply", ops=("multiply", "expand_dims")), "squares"),
+    (layer("multiply"), "element-wise"),
+    (layer("an operator of tomorrow"), "element-wise"),
+    (layer("pad"), "move"),
+    (layer("split"), "move"),
+]
+
+
+@pytest.mark.parametrize(
+    ("example", "expected"),
+    EXAMPLES,
+    ids=[f"{position} {name}" for position, (_, name) in enumerate(EXAMPLES)],
+)
+def test_families(example: Layer, expected: str):
+    assert family(example) == expected
+
+
+def test_every_family_has_an_example():
+    assert BY_FAMILY.keys() == {expected for _, expected in EXAMPLES}
+
+
+PARAMETERS = st.fixed_dictionaries(
+    {name: st.integers(1, 9) for name in (*CONVOLUTION, *MATRIX, "run", "linear")}
+)
+SHAPES = st.lists(st.integers(0, 9), max_size=5).map(tuple)
+
+
+@given(
+    kind=st.sampled_from(KINDS),
+    read=SHAPES,
+    made=SHAPES,
+    parameters=PARAMETERS,
+    weight_nbytes=st.sampled_from([0, 4]),
+)
+def test_every_family_that_is_found_has_features(
+    kind: str,
+    read: tuple[int, ...],
+    made: tuple[int, ...],
+    parameters: dict[str, int],
+    weight_nbytes: int,
+):
+    example = layer(kind, read, made, parameters, weight_nbytes=weight_nbytes)
+    (workload,) = describe([example])
+    assert workload.family in BY_FAMILY
+    assert all(math.isfinite(log) and log >= 0 for log in workload.features.values())
+
+
+@pytest.mark.parametrize(
+    "example",
+    [
+        layer("relu", (), ()),
+        layer("relu", (0, 3), (0, 3)),
+        layer("softmax", (4,), (4,)),
+        Layer("constant", "reshape", (), (tensor("y", (2,)),), ("reshape",), weight_nbytes=8),
+        Layer("constant", "take", (), (tensor("y", ()),), ("take",), weight_nbytes=4),
+    ],
+)
+def test_odd_layers_have_finite_features(example: Layer):
+    (workload,) = describe([example])
+    assert all(math.isfinite(log) and log >= 0 for log in workload.features.values())
+
+
+# Whole models ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def layers() -> tuple[Layer, ...]:
+    return layer_graph(canonicalize(networks_side_by_side())).layers
+
+
+def test_a_model_of_every_layer(layers: tuple[Layer, ...]):
+    workloads = describe(layers)
+    assert [workload.kind for workload in workloads] == [each.kind for each in layers]
+    assert [workload.family for workload in workloads] == [family(each) for each in layers]
+    assert {workload.family for workload in workloads} >= {
+        *("pointwise convolution", "3x3 convolution", "convolution", "grouped convolution"),
+        *("depthwise convolution", "transposed convolution", "matrix product", "pooling"),
+        *("global pooling", "layer_norm", "instance_norm", "softmax", "resize2d", "concat"),
+        *("batched matrix product", "element-wise"),
+    }
+
+
+def test_the_same_model_is_described_alike(layers: tuple[Layer, ...]):
+    assert describe(layers) == describe(layers)
+
+
+def test_every_feature_of_a_family_is_one_that_some_layer_has(layers: tuple[Layer, ...]):
+    examples = [example for example, _ in EXAMPLES]
+    known = {
+        name
+        for each in (layers, examples)
+        for workload in describe(each)
+        for name in workload.features
+    }
+    assert known >= {*COMMON, *(name for names in BY_FAMILY.values() for name in names)}
+
+
+def test_work_is_what_layers_count(layers: tuple[Layer, ...]):
+    for each, workload in zip(layers, describe(layers), strict=True):
+        flops, nbytes = count_work(workload)
+        assert flops == pytest.approx(max(1, each.flops))
+        moved = (each.input_nbytes, each.weight_nbytes, each.output_nbytes)
+        assert nbytes == pytest.approx(sum(max(1, part) for part in moved))
+
+
+def test_a_layer_of_a_larger_model_has_a_larger_footprint(layers: tuple[Layer, ...]):
+    alone, among_others = describe(layers[:1])[0], describe(layers)[0]
+    assert alone.features["footprint"] < among_others.features["footprint"]
