@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from partc.targets.features import Workload
+from partc.targets.predictor import Prediction
+from partc.targets.regression import FEWEST, Regression
+
+FAMILY = "matrix product"
+
+
+def product(rows: float, inner: float, columns: float, family: str = FAMILY) -> Workload:
+    """A dense layer; its numbers need not be whole."""
+    counts = {
+        "rows": rows,
+        "inner": inner,
+        "columns": columns,
+        "elements out": rows * columns,
+        "flops": 2 * rows * inner * columns,
+        "read": 4 * rows * inner,
+        "weights": 4 * inner * columns,
+        "written": 4 * rows * columns,
+    }
+    return Workload("matmul", family, {name: math.log(count) for name, count in counts.items()})
+
+
+def law_ms(workload: Workload) -> float:
+    """At 20 GFLOP/s and 10 GB/s with 3 us a call; narrow products take up to twice as long."""
+    count = {name: math.exp(log) for name, log in workload.features.items()}
+    moved = count["read"] + count["weights"] + count["written"]
+    sum_ms = 5e-8 * count["flops"] + 1e-7 * moved + 3e-3
+    return sum_ms * (1 + 1 / (1 + count["columns"] / 50))
+
+
+def products(count: int, seed: int, low: float = 1.0, high: float = 3.0) -> list[Workload]:
+    """Extents of 10 to 1000."""
+    logs = np.random.default_rng(seed).uniform(low, high, (count, 3))
+    return [product(*(10.0**log)) for log in logs]
+
+
+def times_ms(workloads: list[Workload], noise: float = 0.0) -> list[float]:
+    factors = np.exp(noise * np.random.default_rng(3).standard_normal(len(workloads)))
+    return [float(f * law_ms(each)) for f, each in zip(factors, workloads, strict=True)]
+
+
+def known(regression: Regression, workloads: list[Workload]) -> list[Prediction]:
+    predictions = regression.predict(workloads)
+    assert all(predictions)
+    return [prediction for prediction in predictions if prediction]
+
+
+@pytest.fixture(scope="module")
+def samples() -> list[Workload]:
+    return products(120, seed=0)
+
+
+@pytest.fixture(scope="module")
+def learned(samples: list[Workload]) -> Regression:
+    return Regression(samples, times_ms(samples), {})
+
+
+def test_a_law_is_learned(learned: Regression):
+    others = products(60, seed=1)
+    predicted_ms = np.array([each.latency_ms for each in known(learned, others)])
+    errors = np.abs(predicted_ms / times_ms(others) - 1)
+    assert np.mean(errors) < 0.03
+    assert np.max(errors) < 0.15
+
+
+def test_noise_is_not_learned(samples: list[Workload]):
+    """And the error that is told is about that of the measurements."""
+    others = products(60, seed=1)
+    predictions = known(Regression(samples, times_ms(samples, noise=0.1), {}), others)
+    errors = [
+        abs(each.latency_ms / law_ms(other) - 1)
+        for each, other in zip(predictions, others, strict=True)
+    ]
+    assert np.mean(errors) < 0.08
+    assert 0.05 < np.median([each.error for each in predictions]) < 0.25
+
+
+def test_far_from_all_samples_it_is_less_sure(learned: Regression, samples: list[Workload]):
+    path = [product(100 * 4.0**step, 100 / 4.0**step, 100 * 4.0**step) for step in range(6)]
+    errors = [each.error for each in known(learned, path)]
+    assert errors[-1] > 2 * errors[0]
+    assert errors[-1] == max(errors)
+    assert all(math.isfinite(error) and error > 0 for error in errors)
+    assert np.median([each.error for each in known(learned, samples)]) < errors[-1] / 2
+
+
+def test_beyond_what_was_measured_is_extrapolated(learned: Regression):
+    inside, outside = products(40, 2, 1.1, 2.9), [product(100, 100, 5000), product(1, 100, 100)]
+    assert [each.extrapolated for each in known(learned, [*inside, *outside])] == [
+        *(False for _ in inside),
+        *(True for _ in outside),
+    ]
+
+
+def test_the_samples_themselves_are_not_extrapolated(learned: Regression, samples: list[Workload]):
+    assert not any(each.extrapolated for each in known(learned, samples))
+
+
+def test_an_extent_that_no_sample_had_is_extrapolated(samples: list[Workload]):
+    """Even one that is the same in all samples: nothing is known of what it does."""
+    regression = Regression(samples, times_ms(samples), {})
+    (plain,) = products(1, 5, 1.5, 2.5)
+    fused = Workload(plain.kind, plain.family, {**plain.features, "operators": math.log(9)})
+    assert [each.extrapolated for each in known(regression, [plain, fused])] == [False, True]
+
+
+def test_far_off_it_still_follows_the_rates(learned: Regression):
+    (huge,) = known(learned, [product(10_000, 10_000, 10_000)])
+    assert huge.extrapolated
+    assert huge.latency_ms == pytest.approx(law_ms(product(10_000, 10_000, 10_000)), rel=1)
+
+
+def test_families_that_were_not_measured_are_unknown(learned: Regression):
+    known_one, other = product(30, 30, 30), product(30, 30, 30, family="softmax")
+    predictions = learned.predict([other, known_one, other])
+    assert [prediction is None for prediction in predictions] == [True, False, True]
+    assert learned.predict([other]) == [None]
+    assert learned.predict([]) == []
+
+
+@pytest.mark.parametrize(("count", "is_known"), [(FEWEST - 1, False), (FEWEST, True)])
+def test_a_family_needs_some_samples(count: int, is_known: bool):
+    few = products(count, seed=7)
+    regression = Regression(few, times_ms(few), {})
+    assert (regression.predict(few[:1]) != [None]) == is_known
+    assert (FAMILY in regression.fits) == is_known
+
+
+def test_families_do_not_mix(learned: Regression, samples: list[Workload]):
+    moved = [Workload("softmax", "softmax", each.features) for each in samples[:40]]
+    both = Regression([*moved, *samples], [5.0] * 40 + times_ms(samples), learned.fits)
+    others = products(20, seed=8)
+    assert both.predict(others) == learned.predict(others)
+    (flat,) = known(both, moved[:1])
+    assert flat.latency_ms == pytest.approx(5, rel=0.05)
+
+
+def test_what_was_found_makes_the_same_predictions(learned: Regression, samples: list[Workload]):
+    again = Regression(samples, times_ms(samples), learned.fits)
+    others = products(60, seed=1)
+    assert again.fits == learned.fits
+    assert again.predict(others) == learned.predict(others)
+
+
+def test_the_search_is_deterministic(learned: Regression, samples: list[Workload]):
+    assert Regression(samples, times_ms(samples), {}).fits == learned.fits
+
+
+def test_layers_are_predicted_on_their_own(learned: Regression):
+    """Whatever else is asked at the same time."""
+    others = products(20, seed=9)
+    each_ms = [known(learned, [other])[0].latency_ms for other in others]
+    together = [each.latency_ms for each in known(learned, others)]
+    assert together == pytest.approx(each_ms, rel=1e-9)
+
+
+def test_samples_that_are_all_alike_are_no_error():
+    alike = [product(10, 10, 10)] * FEWEST
+    (prediction,) = known(Regression(alike, [2.0] * FEWEST, {}), alike[:1])
+    assert prediction.latency_ms == pytest.approx(2, rel=0.05)
