@@ -1,26 +1,37 @@
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tvm
+from numpy.typing import NDArray
 from relax_models import layer_graph, make_module, weights
 from tvm import relax
 from tvm.relax import op
 
 from partc.codegen.halves import build_half
 from partc.codegen.lower import LoweredSegments, lower_segments
-from partc.codegen.sequences import Run, add_sequences, inline_sequences
+from partc.codegen.sequences import (
+    Run,
+    add_sequences,
+    add_timed_sequence,
+    inline_sequences,
+)
 from partc.graph import LayerGraph
 from partc.passes.canonicalize import canonicalize
 from partc.passes.segment import build_plan_table
-from partc.plan import Cut, NamedPlan, PlanTable, Side
+from partc.plan import Cut, NamedPlan, PlanTable, Segment, Side
 from partc.runtime.errors import InputError
 from partc.runtime.executor import Executor
 from partc.runtime.spec import SegmentSpec, SequenceSpec
 from partc.targets.target import load_target
+
+Array = NDArray[Any]
 
 SHARED = weights(16, 16, 1, 1)
 
@@ -54,15 +65,7 @@ def lowered(graph: LayerGraph, table: PlanTable) -> LoweredSegments:
 
 @pytest.fixture(scope="module")
 def segments(table: PlanTable, lowered: LoweredSegments) -> list[SegmentSpec]:
-    return [
-        SegmentSpec(
-            segment.name,
-            tuple(tensor.name for tensor in segment.inputs),
-            lowered.params[segment.name],
-            tuple(tensor.name for tensor in segment.outputs),
-        )
-        for segment in table.segments
-    ]
+    return specify(table.segments, lowered)
 
 
 def test_a_sequence_takes_what_its_segments_do_not_make_and_returns_what_is_wanted(
@@ -138,6 +141,18 @@ def test_what_a_device_sends_and_returns_outlives_its_sequence(
             assert set(found) == wanted(graph, table, named)
 
 
+def specify(segments: Sequence[Segment], lowered: LoweredSegments) -> list[SegmentSpec]:
+    return [
+        SegmentSpec(
+            segment.name,
+            tuple(tensor.name for tensor in segment.inputs),
+            lowered.params[segment.name],
+            tuple(tensor.name for tensor in segment.outputs),
+        )
+        for segment in segments
+    ]
+
+
 def wanted(graph: LayerGraph, table: PlanTable, named: NamedPlan) -> set[str]:
     """What a plan's device makes for the server or the caller."""
     made = {
@@ -167,3 +182,68 @@ def called(function: Any) -> list[str]:
 
     relax.analysis.post_order_visit(function, visit)
     return names
+
+
+@dataclass(frozen=True)
+class Timed:
+    """What the timed function of a network returned."""
+
+    names: list[str]
+    outputs: dict[str, Array]
+    stamps_s: Array
+
+
+def run_timed(graph: LayerGraph, inputs: Mapping[str, Array], returned: set[str]) -> Timed:
+    segments = [
+        Segment(layer.name, (layer.name,), layer.inputs, layer.outputs) for layer in graph.layers
+    ]
+    lowered = lower_segments(graph, segments)
+    module, spec = add_timed_sequence(lowered.module, specify(segments, lowered), returned, "timed")
+    executable = relax.build(module, "llvm", exec_mode="compiled")
+    arrays = [
+        *(inputs[name] for name in spec.inputs),
+        *(lowered.weights[name] for name in spec.params),
+    ]
+    tensors = [tvm.runtime.tensor(array) for array in arrays]
+    made = [each.numpy() for each in relax.VirtualMachine(executable, tvm.cpu())["timed"](*tensors)]
+    outputs = dict(zip(spec.outputs, made, strict=False))
+    seconds, nanoseconds = np.array(made[len(outputs) :]).T
+    assert [each.shape for each in made[len(outputs) :]] == [(2,)] * (2 + len(segments))
+    return Timed([segment.name for segment in segments], outputs, seconds + nanoseconds / 1e9)
+
+
+def test_a_timed_sequence_computes_what_its_segments_compute(
+    graph: LayerGraph, table: PlanTable, tmp_path: Path
+) -> None:
+    half = build_half(graph, table, Side.DEVICE, load_target("native"), tmp_path)
+    inputs = {"x": np.random.default_rng(0).standard_normal((1, 16, 9, 9), np.float32)}
+    request = Executor(tmp_path, half).request(inputs)
+    for segment in table.segments:
+        request.run([segment.name])
+    timed = run_timed(graph, inputs, graph_outputs(graph))
+    assert timed.outputs.keys() == graph_outputs(graph)
+    for name, made in timed.outputs.items():
+        np.testing.assert_allclose(made, request.array(name), rtol=1e-5, atol=1e-6)
+
+
+def test_a_timed_sequence_reads_the_clock_twice_and_after_each_segment(graph: LayerGraph) -> None:
+    inputs = {"x": np.zeros((1, 16, 9, 9), np.float32)}
+    before_s = time.clock_gettime(time.CLOCK_MONOTONIC)
+    timed = run_timed(graph, inputs, set())
+    after_s = time.clock_gettime(time.CLOCK_MONOTONIC)
+    assert timed.outputs == {}
+    assert len(timed.stamps_s) == len(graph.layers) + 2
+    assert (np.diff([before_s, *timed.stamps_s, after_s]) >= 0).all()
+
+
+def test_times_grow_with_the_work() -> None:
+    def build(emit: Any, x: Any) -> Any:
+        small = emit(op.nn.conv2d(x, weights(8, 8, 1, 1)))
+        large = emit(op.nn.conv2d(small, weights(256, 8, 7, 7), padding=3))
+        return emit(op.nn.conv2d(large, weights(1, 256, 1, 1)))
+
+    graph = layer_graph(canonicalize(make_module({"x": (1, 8, 48, 48)}, build)))
+    runs = [run_timed(graph, {"x": np.zeros((1, 8, 48, 48), np.float32)}, set()) for _ in range(3)]
+    reading, small, large, last = np.min([np.diff(run.stamps_s) for run in runs], axis=0)
+    assert large > 5 * max(small, last)
+    assert reading < small

@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import signal
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from msgspec.structs import replace
+from profiled import FakeBoard, small_network
+
+from partc.errors import PartcError
+from partc.graph import LayerGraph
+from partc.profiler import session
+from partc.profiler.session import Step, draw_graph, fit, profile_machine, random_inputs
+from partc.targets.features import describe
+from partc.targets.predictor import predictor_for
+from partc.targets.profile import Profile, load_profile
+from partc.targets.target import load_target
+
+TARGET = load_target("native")
+LAYERS = 3
+"""Of a small network."""
+
+
+@pytest.fixture
+def board(monkeypatch: pytest.MonkeyPatch) -> FakeBoard:
+    """A second passes with each network that it measures, and nothing is compiled."""
+    board = FakeBoard()
+    clock = SimpleNamespace(monotonic=lambda: float(len(board.measured)))
+    monkeypatch.setattr(session, "time", clock)
+    monkeypatch.setattr(session, "compile_timed", lambda graph, _: graph)
+    monkeypatch.setattr(session, "draw_graph", small_network)
+    return board
+
+
+def profile(board: FakeBoard, path: Path, networks: int, **options: Any) -> Profile:
+    """Measure so many networks, and the reference before and after them."""
+    return profile_machine(TARGET, board, path, 1.0 + networks, **options)  # type: ignore[arg-type]
+
+
+def networks_of(profile: Profile) -> list[int]:
+    return list(dict.fromkeys(sample.network for sample in profile.samples))
+
+
+def test_a_profile_is_what_the_board_takes(board: FakeBoard, tmp_path: Path) -> None:
+    path = tmp_path / "x.profile.json"
+    made = profile(board, path, 4)
+    assert load_profile(path) == made
+    assert list(tmp_path.iterdir()) == [path]
+    assert (made.target, made.threads, made.processor) == ("native", 1, "an abacus")
+    assert len(networks_of(made)) == 4
+    assert len(made.samples) == 4 * LAYERS
+    layers = [layer for number in networks_of(made) for layer in small_network(number).layers]
+    for sample, layer in zip(made.samples, layers, strict=True):
+        assert sample.workload.kind == layer.kind
+        assert sample.latency_ms == pytest.approx(1e-3 + layer.flops / 1e6, rel=0.011)
+        assert 0 <= sample.spread < 0.011
+
+
+def test_layers_are_predicted_from_it(board: FakeBoard, tmp_path: Path) -> None:
+    path = tmp_path / "x.profile.json"
+    made = profile(board, path, 12)
+    assert made.fits.keys() == fit(made).fits.keys() != set()
+    graph = small_network(1000)
+    predictor = predictor_for(replace(TARGET, profile=str(path)))
+    for layer, prediction in zip(graph.layers, predictor.predict(graph.layers), strict=True):
+        assert prediction
+        assert prediction.latency_ms == pytest.approx(1e-3 + layer.flops / 1e6, rel=0.1)
+
+
+def test_every_network_is_written_and_reported(board: FakeBoard, tmp_path: Path) -> None:
+    path = tmp_path / "x.profile.json"
+    steps: list[Step] = []
+
+    def report(step: Step) -> None:
+        steps.append(step)
+        assert len(load_profile(path).samples) == step.layers
+
+    profile(board, path, 3, report=report)
+    assert steps == [Step(n, n * LAYERS, 1.0 + n, 4.0) for n in (1, 2, 3)]
+
+
+def test_one_network_is_measured_however_small_the_budget(board: FakeBoard, tmp_path: Path) -> None:
+    assert len(profile(board, tmp_path / "x.profile.json", 0).samples) == LAYERS
+
+
+def test_another_run_goes_on(board: FakeBoard, tmp_path: Path) -> None:
+    path = tmp_path / "x.profile.json"
+    first = profile(board, path, 3)
+    board.measured.clear()
+    second = profile(board, path, 2)
+    assert second.samples[: len(first.samples)] == first.samples
+    assert networks_of(second) == [1, 2, 3, 4, 5]
+    assert len(board.measured) == 2 + 2
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"target": "x86-64"}, "target is 'x86-64' there and 'native' now"),
+        ({"threads": 4}, "threads is 4 there and 1 now"),
+        ({"processor": "a toaster"}, "processor is 'a toaster' there and 'an abacus' now"),
+    ],
+)
+def test_a_profile_of_something_else_is_left_alone(
+    board: FakeBoard, tmp_path: Path, other: dict[str, Any], message: str
+) -> None:
+    path = tmp_path / "x.profile.json"
+    session.write_profile(replace(profile(board, path, 1), **other), path)
+    before = path.read_bytes()
+    board.measured.clear()
+    with pytest.raises(PartcError) as caught:
+        profile(board, path, 1)
+    assert str(caught.value) == (
+        f"{path} is a profile of something else: {message}; "
+        "give another output, or remove it to begin anew"
+    )
+    assert (path.read_bytes(), board.measured) == (before, [])
+
+
+def test_all_that_differs_is_named(board: FakeBoard, tmp_path: Path) -> None:
+    path = tmp_path / "x.profile.json"
+    session.write_profile(replace(profile(board, path, 1), target="x86-64", threads=2), path)
+    with pytest.raises(PartcError, match=r"target is .*; threads is 2 there and 1 now; give"):
+        profile(board, path, 1)
+
+
+def test_what_is_no_profile_is_left_alone(board: FakeBoard, tmp_path: Path) -> None:
+    path = tmp_path / "x.profile.json"
+    path.write_text("{}")
+    with pytest.raises(PartcError, match="is no profile"):
+        profile(board, path, 1)
+    assert path.read_text() == "{}"
+
+
+def test_where_nothing_can_be_written(board: FakeBoard, tmp_path: Path) -> None:
+    with pytest.raises(PartcError, match=r"the profile .*x\.json cannot be written: No such file"):
+        profile(board, tmp_path / "missing" / "x.json", 1)
+
+
+def test_an_interruption_keeps_what_was_measured(
+    board: FakeBoard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.profile.json"
+
+    def press_unseen(graph: LayerGraph, _: object) -> LayerGraph:
+        """Ctrl-C where C++ calls back, which takes no notice."""
+        if len(board.measured) == 3:
+            with contextlib.suppress(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+                threading.Event().wait(5)
+        return graph
+
+    monkeypatch.setattr(session, "compile_timed", press_unseen)
+    with pytest.raises(KeyboardInterrupt):
+        profile(board, path, 5)
+    kept = load_profile(path)
+    assert networks_of(kept) == [1, 2]
+    board.measured.clear()
+    monkeypatch.setattr(session, "compile_timed", lambda graph, _: graph)
+    after = profile(board, path, 1)
+    assert networks_of(after) == [1, 2, 3]
+    assert after.samples[: len(kept.samples)] == kept.samples
+
+
+def test_after_the_first_networks_those_are_measured_that_are_in_doubt(
+    board: FakeBoard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    doubted: list[int] = []
+
+    def doubt(graph: LayerGraph, regression: object) -> float:
+        doubted.append(int(graph.name))
+        return float(doubted[-1] % 3 == 0)
+
+    def numbered(number: int) -> LayerGraph:
+        return dataclasses.replace(small_network(number), name=str(number))
+
+    monkeypatch.setattr(session, "draw_graph", numbered)
+    monkeypatch.setattr(session, "_doubt", doubt)
+    measured = networks_of(profile(board, tmp_path / "x.profile.json", 24))
+    first, chosen = measured[:16], measured[16:]
+    assert first == list(range(1, 17))
+    assert len(doubted) > len(chosen)
+    assert set(chosen) < set(doubted)
+    assert all(number % 3 == 0 for number in chosen)
+    assert not set(first) & set(doubted)
+
+
+def test_doubt_is_about_layers_unlike_those_that_were_measured(
+    board: FakeBoard, tmp_path: Path
+) -> None:
+    regression = fit(profile(board, tmp_path / "x.profile.json", 12))
+    known, stranger = small_network(3), draw_graph(3)
+    assert session._doubt(known, regression) < session._doubt(stranger, regression)
+
+
+@pytest.mark.parametrize("slower", [[1.0] * 20, [*[1.0] * 8, *[1.5] * 12]])
+def test_drift_is_how_much_the_reference_changed(
+    board: FakeBoard, tmp_path: Path, slower: Sequence[float]
+) -> None:
+    def report(step: Step) -> None:
+        board.slower = slower[step.networks]
+
+    drift = profile(board, tmp_path / "x.profile.json", 10, report=report).drift
+    assert drift == pytest.approx(max(slower) - 1, abs=0.02)
+
+
+def test_the_reference_is_measured_in_between(board: FakeBoard, tmp_path: Path) -> None:
+    profile(board, tmp_path / "x.profile.json", 11)
+    references = [graph for graph in board.measured if graph == board.measured[0]]
+    assert len(references) >= 3
+
+
+def test_inputs_are_of_the_types_of_the_network() -> None:
+    graph = draw_graph(2)
+    inputs = random_inputs(graph)
+    for tensor in graph.inputs:
+        array = inputs[tensor.name]
+        assert (array.shape, array.dtype) == (tensor.type.shape, np.dtype(tensor.type.dtype))
+        assert np.ptp(array) > 0
+
+
+def test_a_drawn_graph_describes_its_layers() -> None:
+    graph = draw_graph(5)
+    assert len(describe(graph.layers)) == len(graph.layers)
+    assert msgspec.json.encode(describe(draw_graph(5).layers)) == msgspec.json.encode(
+        describe(graph.layers)
+    )

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from profiled import Array, convolutions
+
+from partc.errors import PartcError
+from partc.graph import LayerGraph
+from partc.profiler.session import draw_graph, random_inputs
+from partc.profiler.stopwatch import Board, TimedNetwork, compile_timed, connect
+from partc.targets.target import load_target
+
+RUNS = 5
+WAIT_S = 60
+GRAPHS: Mapping[str, LayerGraph] = {
+    "even": convolutions(16, 16),
+    "first": convolutions(96, 8, size=40),
+    "last": convolutions(8, 8, 8, 160, size=40),
+}
+
+
+@pytest.fixture(scope="module")
+def networks() -> dict[str, TimedNetwork]:
+    return {name: compile_timed(graph, load_target("native")) for name, graph in GRAPHS.items()}
+
+
+@pytest.fixture(scope="module")
+def rpc_board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
+    """A server process on this machine, as one would start it on a board."""
+    port = free_port()
+    log = tmp_path_factory.mktemp("rpc") / "log"
+    ports = ["--port", str(port), "--port-end", str(port + 1)]
+    command = [sys.executable, "-m", "tvm.exec.rpc_server", "--host", "127.0.0.1", *ports]
+    with log.open("wb") as file:
+        # Its session has a process for each client, which end with it.
+        server = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
+    try:
+        yield wait_for_server(f"127.0.0.1:{port}", server, log)
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def wait_for_server(address: str, server: subprocess.Popen[bytes], log: Path) -> Board:
+    deadline_s = time.monotonic() + WAIT_S
+    while server.poll() is None and time.monotonic() < deadline_s:
+        with contextlib.suppress(PartcError):
+            return connect(address, threads=1)
+        time.sleep(0.1)
+    pytest.fail(f"the RPC server did not start:\n{log.read_text()}")
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def time_layers(board: Board, network: TimedNetwork, graph: LayerGraph) -> Array:
+    times_ms = board.time_layers(network, random_inputs(graph), RUNS)
+    assert times_ms.shape == (RUNS, len(graph.layers))
+    assert (times_ms >= 0).all()
+    return np.min(times_ms, axis=0)
+
+
+def check_that_large_layers_take_longer(board: Board, networks: dict[str, TimedNetwork]) -> None:
+    """Several networks, and one of them twice: a library taken for another has other times."""
+    for name in (*GRAPHS, *GRAPHS):
+        graph = GRAPHS[name]
+        times_ms = time_layers(board, networks[name], graph)
+        flops = [layer.flops for layer in graph.layers]
+        if max(flops) > 5 * sorted(flops)[-2]:
+            assert np.argmax(times_ms) == np.argmax(flops)
+            assert times_ms.max() > 2 * np.sort(times_ms)[-2]
+
+
+def test_times_of_layers_here(networks: dict[str, TimedNetwork]) -> None:
+    check_that_large_layers_take_longer(connect(None, threads=1), networks)
+
+
+def test_times_of_layers_on_a_board(rpc_board: Board, networks: dict[str, TimedNetwork]) -> None:
+    check_that_large_layers_take_longer(rpc_board, networks)
+
+
+def test_a_board_and_this_machine_in_turn(
+    rpc_board: Board, networks: dict[str, TimedNetwork]
+) -> None:
+    here, here_again = connect(None, threads=1), connect(None, threads=1)
+    for board in (here, rpc_board, here_again, here):
+        time_layers(board, networks["last"], GRAPHS["last"])
+
+
+def test_boards_say_what_they_are(rpc_board: Board) -> None:
+    assert rpc_board.processor.startswith("the board at 127.0.0.1:")
+    here = connect(None, threads=1).processor
+    assert here
+    assert "\n" not in here
+
+
+def test_loading_libraries_is_not_reported(
+    networks: dict[str, TimedNetwork], capfd: pytest.CaptureFixture[str]
+) -> None:
+    time_layers(connect(None, threads=1), networks["even"], GRAPHS["even"])
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_network_of_several_inputs_and_outputs() -> None:
+    graph = draw_graph(11)
+    assert len(graph.inputs) > 1
+    assert len(graph.outputs) > 1
+    network = compile_timed(graph, load_target("native"))
+    assert network.layers == len(graph.layers)
+    assert network.outputs <= len(graph.outputs)
+    time_layers(connect(None, threads=1), network, graph)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1:{port}",
+        "nowhere.invalid:9090",
+        "127.0.0.1",
+        "127.0.0.1:",
+        "127.0.0.1:port",
+        ":{port}",
+        "",
+    ],
+)
+def test_where_no_server_answers(address: str) -> None:
+    address = address.format(port=free_port())
+    started_s = time.monotonic()
+    with pytest.raises(PartcError) as caught:
+        connect(address, threads=1)
+    assert time.monotonic() - started_s < WAIT_S
+    assert str(caught.value) == (
+        f"no TVM RPC server answers at {address!r}; give HOST:PORT, and start one there with "
+        "`python -m tvm.exec.rpc_server --host 0.0.0.0 --port 9090`"
+    )
+
+
+def test_a_gpu_is_refused() -> None:
+    with pytest.raises(PartcError, match=r"^only CPUs can be profiled yet, and .* on a GPU$"):
+        compile_timed(GRAPHS["even"], load_target("jetson-orin-nano"))
