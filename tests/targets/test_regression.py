@@ -7,7 +7,7 @@ import pytest
 
 from partc.targets.features import Workload
 from partc.targets.predictor import Prediction
-from partc.targets.regression import FEWEST, Regression
+from partc.targets.regression import FEWEST, Fit, Regression
 
 FAMILY = "matrix product"
 
@@ -147,6 +147,14 @@ def test_what_was_found_makes_the_same_predictions(learned: Regression, samples:
     others = products(60, seed=1)
     assert again.fits == learned.fits
     assert again.predict(others) == learned.predict(others)
+
+
+def test_what_was_found_is_not_searched_for_again(learned: Regression, samples: list[Workload]):
+    fit = learned.fits[FAMILY]
+    slower = Fit(tuple(rate + 1 for rate in fit.rates), tuple(scale / 2 for scale in fit.scales))
+    given = Regression(samples, times_ms(samples), {FAMILY: slower})
+    assert given.fits == {FAMILY: slower}
+    assert given.predict(samples[:1]) != learned.predict(samples[:1])
 
 
 def test_the_search_is_deterministic(learned: Regression, samples: list[Workload]):

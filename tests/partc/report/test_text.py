@@ -35,6 +35,17 @@ def test_white_space_means_nothing(graph: LayerGraph) -> None:
     assert parse_graph(print_graph(graph).replace("\n", " \t\r\n")) == graph
 
 
+@pytest.mark.parametrize("errors", [(0.5, 0.0), (0.0, 0.5)])
+def test_one_side_may_be_certain(graph: LayerGraph, errors: tuple[float, float]) -> None:
+    device, server = errors
+    costs = [replace(each.annotated_cost, device_error=device) for each in graph.layers]
+    uncertain = graph.with_layers(
+        replace(layer, cost=replace(cost, server_error=server))
+        for layer, cost in zip(graph.layers, costs, strict=True)
+    )
+    assert parse_graph(print_graph(uncertain)) == uncertain
+
+
 def test_what_is_certain_says_nothing_of_it(graph: LayerGraph) -> None:
     (stem, *others) = graph.layers
     cost = replace(stem.annotated_cost, device_error=0.0, server_error=0.0, extrapolated=False)
