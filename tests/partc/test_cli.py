@@ -23,7 +23,7 @@ from partc.bundle import Bundle, open_bundle
 from partc.manifest import Manifest
 from partc.report.html import report_html
 
-COMMANDS = ("compile", "plan", "inspect", "serve", "run", "emulate-link", "targets", "links")
+COMMANDS = tuple("compile plan inspect serve run emulate-link profile targets links".split())
 PARTC = [sys.executable, "-m", "partc"]
 
 

@@ -63,6 +63,7 @@ RULES = (
     Rule(("partc.frontends.torch*",), (*CORE, "partc.frontends", "tvm", "torch")),
     Rule(("partc.frontends",), (*CORE, "partc.frontends", "tvm")),
     Rule(("partc.codegen",), ("partc", "tvm")),
+    Rule(("partc.profiler",), ("partc", "tvm")),
     Rule(("partc.runtime",), (SIBLING, "numpy", "grpc", "tvm_ffi"), self_contained=True),
     Rule(("partc",), ("partc",)),
 )
@@ -128,6 +129,8 @@ def test_every_rule_has_a_module_that_follows_it() -> None:
         ("passes/build.py", "from partc.codegen import lower", "partc.codegen.lower"),
         ("targets/profile.py", "if True:\n    from tvm import rpc", "tvm.rpc"),
         ("codegen/build.py", "import torch as t", "torch"),
+        ("partc/profiler/networks.py", "from onnx import helper", "onnx.helper"),
+        ("partc/interruption.py", "import tvm", "tvm"),
         ("partc/frontends/torch.py", "import onnx", "onnx"),
         ("partc/frontends/onnx_shapes.py", "import torch.fx", "torch.fx"),
         ("partc/frontends/source.py", "from onnxruntime import InferenceSession", "onnxruntime."),
@@ -154,6 +157,7 @@ def test_a_planted_violation_is_found(
         ("partc/plan.py", "import math\nfrom partc.graph import Layer"),
         ("passes/cut.py", "import ortools\nfrom partc.targets.link import Link"),
         ("codegen/build.py", "import tvm_ffi\nfrom tvm import relax"),
+        ("partc/profiler/session.py", "from tvm import rpc\nfrom partc.codegen.build import a"),
         ("partc/frontends/torch_archive.py", "from torch import nn"),
         (
             "partc/runtime/client.py",

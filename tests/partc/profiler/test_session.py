@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import pytest
 from msgspec.structs import replace
-from profiled import FakeBoard, small_network
+from profiled import FakeBoard, formula_ms, small_network
 
 from partc.errors import PartcError
 from partc.graph import LayerGraph
@@ -61,7 +61,7 @@ def test_a_profile_is_what_the_board_takes(board: FakeBoard, tmp_path: Path) -> 
     layers = [layer for number in networks_of(made) for layer in small_network(number).layers]
     for sample, layer in zip(made.samples, layers, strict=True):
         assert sample.workload.kind == layer.kind
-        assert sample.latency_ms == pytest.approx(1e-3 + layer.flops / 1e6, rel=0.011)
+        assert sample.latency_ms == pytest.approx(formula_ms(layer), rel=0.011)
         assert 0 <= sample.spread < 0.011
 
 
@@ -73,7 +73,7 @@ def test_layers_are_predicted_from_it(board: FakeBoard, tmp_path: Path) -> None:
     predictor = predictor_for(replace(TARGET, profile=str(path)))
     for layer, prediction in zip(graph.layers, predictor.predict(graph.layers), strict=True):
         assert prediction
-        assert prediction.latency_ms == pytest.approx(1e-3 + layer.flops / 1e6, rel=0.1)
+        assert prediction.latency_ms == pytest.approx(formula_ms(layer), rel=0.1)
 
 
 def test_every_network_is_written_and_reported(board: FakeBoard, tmp_path: Path) -> None:

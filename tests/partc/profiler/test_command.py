@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from msgspec.structs import replace
+from profiled import FakeBoard, small_network
+
+from partc import cli
+from partc.profiler import command, session
+from partc.targets.meter import Recording
+from partc.targets.predictor import predictor_for
+from partc.targets.profile import load_profile
+from partc.targets.target import Target, load_target
+
+FITTED = ("achieved_fraction", "memory_bandwidth_gb_s", "launch_overhead_us")
+Partc = Callable[..., str]
+
+
+@pytest.fixture
+def partc(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Partc:
+    """Runs the program in this process, in a directory of its own; returns what it prints."""
+
+    def run(*arguments: str, status: int = 0) -> str:
+        capfd.readouterr()
+        monkeypatch.setattr(sys, "argv", ["partc", *arguments])
+        with pytest.raises(SystemExit) as exited:
+            cli.main()
+        printed = capfd.readouterr()
+        assert int(exited.value.code or 0) == status, printed.err
+        return printed.err if status else printed.out
+
+    monkeypatch.chdir(tmp_path)
+    return run
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is drawn is small, so that it is compiled and run here in a moment."""
+    monkeypatch.setattr(session, "draw_graph", small_network)
+    monkeypatch.setattr(command, "draw_graph", small_network)
+    monkeypatch.setattr(command, "find_meter", lambda: None)
+
+
+@pytest.fixture
+def fake(small: None, monkeypatch: pytest.MonkeyPatch) -> FakeBoard:
+    """A board that says at once what layers take."""
+    board = FakeBoard()
+    for module in (session, command):
+        monkeypatch.setattr(module, "compile_timed", lambda graph, _: graph)
+    monkeypatch.setattr(command, "connect", lambda *_: board)
+    return board
+
+
+class TestCalibrate:
+    def test_a_target_that_plans(
+        self, partc: Partc, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A network as large as those of a user, compiled and measured here."""
+        monkeypatch.setattr(command, "_CALIBRATION_NETWORKS", 1)
+        monkeypatch.setattr(command, "find_meter", lambda: None)
+        told = partc("profile", "--calibrate", "-o", "x.toml")
+        assert re.match(r"\d+ layers: achieved_fraction [\d.e-]+, memory_bandwidth_gb_s ", told)
+        assert told.endswith("\nwrote x.toml; next: partc plan MODEL --target x.toml\n")
+        target, native = load_target("x.toml"), load_target("native")
+        assert (target.name, target.aliases, target.profile) == ("x", (), None)
+        for name in FITTED:
+            assert getattr(target, name) != getattr(native, name)
+            assert target.sources[name].startswith("fitted to ")
+        assert target.tvm == native.tvm
+        assert target.sources["memory_gb"] == native.sources["memory_gb"]
+        assert " on x; " in partc(
+            "plan", str(tiny_model), "--target", "x.toml", "--pin", "*=device"
+        )
+
+    @pytest.mark.usefixtures("fake")
+    def test_figures_of_a_formula_are_found(self, partc: Partc) -> None:
+        partc("profile", "--calibrate", "-o", "x.toml")
+        target = load_target("x.toml")
+        assert target.peak_gflops * target.achieved_fraction == pytest.approx(10, rel=0.1)
+        assert target.launch_overhead_us == pytest.approx(1, rel=0.1)
+
+    @pytest.mark.usefixtures("fake")
+    def test_no_profile_is_written(self, partc: Partc, tmp_path: Path) -> None:
+        partc("profile", "--calibrate", "-o", "x.toml")
+        assert [path.name for path in tmp_path.iterdir()] == ["x.toml"]
+
+
+class TestProfile:
+    @pytest.mark.usefixtures("small")
+    def test_plans_are_made_from_it(self, partc: Partc, tiny_model: Path, tmp_path: Path) -> None:
+        """Small networks, compiled and measured here for six seconds."""
+        told = partc("profile", "--budget", "0.1", "-o", "x.toml")
+        assert re.match(r"\d+ layers in \d+ networks on .*; between runs a layer differed by", told)
+        assert {path.name for path in tmp_path.iterdir()} == {"x.toml", "x.profile.json"}
+        target = load_target("x.toml")
+        assert target.profile == "x.profile.json"
+        profile = load_profile(Path("x.profile.json"))
+        assert (profile.target, profile.threads) == ("native", 1)
+        assert len(profile.samples) >= 3
+
+        def plan_ms() -> float:
+            options = ["--target", "x.toml", "--pin", "*=device", "--json"]
+            return json.loads(partc("plan", str(tiny_model), *options))["latency_ms"]
+
+        before_ms = plan_ms()
+        slower = [replace(each, latency_ms=100 * each.latency_ms) for each in profile.samples]
+        session.write_profile(
+            replace(profile, samples=tuple(slower), fits={}), Path("x.profile.json")
+        )
+        assert plan_ms() > 20 * before_ms
+
+    def test_a_board_that_is_slower_makes_slower_plans(
+        self, partc: Partc, fake: FakeBoard, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def predicted_ms(slower: float, name: str) -> float:
+            fake.slower = slower
+            partc("profile", "--budget", "0.1", "-o", name)
+            layers = small_network(500).layers
+            predictions = predictor_for(load_target(name)).predict(layers)
+            return sum(each.latency_ms for each in predictions if each)
+
+        budget_of_twelve(monkeypatch, fake)
+        assert predicted_ms(3, "slow.toml") == pytest.approx(
+            3 * predicted_ms(1, "fast.toml"), rel=0.1
+        )
+
+    def test_a_second_run_goes_on(
+        self, partc: Partc, fake: FakeBoard, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        budget_of_twelve(monkeypatch, fake)
+        counts: list[int] = []
+        for _ in range(2):
+            partc("profile", "--budget", "0.1", "-o", "x.toml")
+            counts.append(len(load_profile(Path("x.profile.json")).samples))
+        assert counts[1] > counts[0] > 0
+
+    def test_a_profile_of_another_target_is_refused(
+        self, partc: Partc, fake: FakeBoard, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        budget_of_twelve(monkeypatch, fake)
+        partc("profile", "--budget", "0.1", "-o", "x.toml")
+        error = partc("profile", "--target", "x86-64", "-o", "x.toml", status=2)
+        assert "is a profile of something else: target is 'native' there" in error
+        error = partc("profile", "--threads", "2", "-o", "x.toml", status=2)
+        assert "threads is 1 there and 2 now" in error
+
+    def test_progress_is_a_line_for_each_network(
+        self,
+        fake: FakeBoard,
+        tmp_path: Path,
+        capfd: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        budget_of_twelve(monkeypatch, fake)
+        output = str(tmp_path / "x.toml")
+        monkeypatch.setattr(sys, "argv", ["partc", "profile", "--budget", "0.1", "-o", output])
+        with pytest.raises(SystemExit):
+            cli.main()
+        lines = capfd.readouterr().err.splitlines()
+        assert lines[0].startswith("1 networks, 3 layers, ")
+        assert all(re.fullmatch(r"\d+ networks, \d+ layers, \d+ of 6 s", line) for line in lines)
+
+    def test_threads_are_those_asked_for(
+        self, partc: Partc, fake: FakeBoard, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        budget_of_twelve(monkeypatch, fake)
+        partc("profile", "--budget", "0.1", "--threads", "2", "-o", "x.toml")
+        target, native = load_target("x.toml"), load_target("native")
+        assert target.threads == load_profile(Path("x.profile.json")).threads == 2
+        assert target.peak_gflops == 2 * native.peak_gflops
+        assert target.sources["peak_gflops"] == "2 / 1 of native's"
+
+
+def budget_of_twelve(monkeypatch: pytest.MonkeyPatch, board: FakeBoard) -> None:
+    """Half a second passes with each network, so that six seconds are enough for a dozen."""
+    clock = SimpleNamespace(monotonic=lambda: len(board.measured) / 2)
+    monkeypatch.setattr(session, "time", clock)
+
+
+class FakeMeter:
+    """Shows more watts while the board computes."""
+
+    name = "a meter"
+
+    def __init__(self, board: FakeBoard) -> None:
+        self._board = board
+
+    @contextmanager
+    def record(self) -> Generator[Recording]:
+        recording, before = Recording(), len(self._board.measured)
+        yield recording
+        recording.seconds = 2.0
+        recording.joules = 2 * (7.5 if len(self._board.measured) > before else 2.5)
+
+
+class TestPower:
+    @pytest.fixture
+    def metered(self, fake: FakeBoard, monkeypatch: pytest.MonkeyPatch) -> FakeBoard:
+        monkeypatch.setattr(command, "find_meter", lambda: FakeMeter(fake))
+        monkeypatch.setattr(command, "_POWER_S", 0.02)
+        return fake
+
+    @pytest.mark.parametrize("options", [["--calibrate"], ["--budget", "0.1"]])
+    def test_watts_are_the_meters(
+        self,
+        partc: Partc,
+        metered: FakeBoard,
+        monkeypatch: pytest.MonkeyPatch,
+        options: list[str],
+    ) -> None:
+        budget_of_twelve(monkeypatch, metered)
+        partc("profile", *options, "-o", "x.toml")
+        target = load_target("x.toml")
+        assert (target.idle_watts, target.busy_watts) == (2.5, 7.5)
+        assert watts_source(target) == {"measured by a meter"}
+
+    @pytest.mark.usefixtures("metered")
+    def test_a_meter_here_says_nothing_of_a_board(self, partc: Partc) -> None:
+        partc("profile", "--calibrate", "--rpc", "board:9090", "-o", "x.toml")
+        assert watts_source(load_target("x.toml")) == watts_source(load_target("native"))
+
+
+def watts_source(target: Target) -> set[str]:
+    return {target.sources["idle_watts"], target.sources["busy_watts"]}
+
+
+class TestMistakes:
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["-o", "x.json"], r"--output names a \.toml file to write, not 'x\.json'"),
+            (["-o", "no/x.toml"], r"no/x\.toml cannot be written: its directory does not exist"),
+            (["--target", "nowhere"], "no target is called 'nowhere'"),
+            (
+                ["--target", "raspberry-pi-4"],
+                "code for raspberry-pi-4 does not run here; start `python -m tvm.exec.rpc_server` "
+                "on a board and give its address with --rpc HOST:PORT",
+            ),
+            (["--rpc", "nowhere"], "no TVM RPC server answers at 'nowhere'; give HOST:PORT"),
+            (["--rpc", "127.0.0.1:9"], "no TVM RPC server answers at '127.0.0.1:9'"),
+        ],
+    )
+    @pytest.mark.parametrize("calibrate", [[], ["--calibrate"]])
+    def test_one_sentence(
+        self, partc: Partc, tmp_path: Path, options: list[str], message: str, calibrate: list[str]
+    ) -> None:
+        error = partc("profile", *options, *calibrate, status=2)
+        assert re.match(f"error: {message}", error), error
+        assert len(error.splitlines()) == 1
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("options", [["--budget", "0"], ["--threads", "0"]])
+    def test_out_of_range(self, partc: Partc, options: list[str]) -> None:
+        assert "Invalid value for" in partc("profile", *options, status=2)
