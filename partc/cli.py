@@ -75,6 +75,20 @@ PinTexts = Annotated[
         help="Keep layers whose name matches on one side, for example --pin 'stem*=device'.",
     ),
 ]
+Measure = Annotated[
+    bool,
+    typer.Option(
+        "--measure", help="Time the model's layers on the target and the server, if they run here."
+    ),
+]
+BoardAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--rpc",
+        metavar="HOST:PORT",
+        help="Measure on a board on which `python -m tvm.exec.rpc_server` runs.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -121,6 +135,8 @@ def compile_command(
     objective: ObjectiveName = Objective.LATENCY,
     shape: ShapeTexts = [],  # noqa: B006
     pin: PinTexts = [],  # noqa: B006
+    measure: Measure = False,
+    rpc: BoardAddress = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="The directory of the bundle.")
     ] = Path("out"),
@@ -128,7 +144,8 @@ def compile_command(
     """Compile a model to a bundle: two artifacts and the glue between them."""
     from partc.report.terminal import print_decision, report_console
 
-    goal, shapes = _goal(target, server, link, objective, pin), _shapes(shape)
+    goal = _goal(target, server, link, objective, pin, measure, rpc)
+    shapes = _shapes(shape)
     find_form(model)
     with _progress() as progress:
         from partc.compiler import compile_model
@@ -150,13 +167,16 @@ def plan(
     objective: ObjectiveName = Objective.LATENCY,
     shape: ShapeTexts = [],  # noqa: B006
     pin: PinTexts = [],  # noqa: B006
+    measure: Measure = False,
+    rpc: BoardAddress = None,
     as_json: AsJson = False,
 ) -> None:
     """Decide what runs where, and show what the decision rests on, without compiling."""
     from partc.report.json import decision_json
     from partc.report.terminal import print_decision, report_console
 
-    goal, shapes = _goal(target, server, link, objective, pin), _shapes(shape)
+    goal = _goal(target, server, link, objective, pin, measure, rpc)
+    shapes = _shapes(shape)
     find_form(model)
     if as_json and len(goal.links) > 1:
         raise PartcError(f"--json prints one decision, but {len(goal.links)} links were given")
@@ -211,7 +231,7 @@ def inspect(
         return
     if html and not target:
         raise PartcError("--html shows times, so it needs --target; `partc targets` lists them")
-    goal = _goal(target, server, [link], Objective.LATENCY, []) if target else None
+    goal = _goal(target, server, [link], Objective.LATENCY, [], False, None) if target else None
     shapes = _shapes(shape)
     find_form(model)
     with _progress() as progress:
@@ -288,13 +308,7 @@ def profile(
         int | None,
         typer.Option(metavar="COUNT", help="Threads to compute with; else the target's.", min=1),
     ] = None,
-    rpc: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HOST:PORT",
-            help="Measure on a board on which `python -m tvm.exec.rpc_server` runs.",
-        ),
-    ] = None,
+    rpc: BoardAddress = None,
     budget: Annotated[
         float, typer.Option(metavar="MINUTES", help="How long to measure.", min=0.1)
     ] = 10.0,
@@ -369,10 +383,19 @@ def root(
         raise typer.Exit
 
 
-def _goal(target: str, server: str, link: list[str], objective: Objective, pin: list[str]) -> Any:
+def _goal(
+    target: str,
+    server: str,
+    link: list[str],
+    objective: Objective,
+    pin: list[str],
+    measure: bool,
+    rpc: str | None,
+) -> Any:
     from partc.goal import make_goal
 
-    return make_goal(target, server, link, objective, _by_name("--pin", map(_pin, pin)))
+    pins = _by_name("--pin", map(_pin, pin))
+    return make_goal(target, server, link, objective, pins, measure, rpc)
 
 
 def _pin(text: str) -> tuple[str, str]:

@@ -29,7 +29,8 @@ from partc.report.html import report_html
 from partc.runtime.executor import Executor
 from partc.runtime.spec import ArtifactSpec, ModelSpec
 from partc.targets.link import Link, device_power
-from partc.targets.predictor import predictor_for
+from partc.targets.predictor import Predictor, predictor_for
+from partc.targets.target import Target
 
 Progress = Callable[[str], None]
 
@@ -66,7 +67,7 @@ def compile_model(
         source = import_model(model, shapes, examples)
         graph = lower(source)
         progress(f"Planning {len(graph.layers)} layers")
-        decisions = decide(graph, goal)
+        decisions = decide(graph, goal, progress)
         with staged(output) as staging:
             _write_bundle(source, goal, decisions, staging, progress)
             check_interruption()
@@ -102,7 +103,7 @@ def plan_model(
     progress: Progress = lambda _: None,
 ) -> tuple[Decision, ...]:
     """The decision for each link, without compiling; arguments as for :func:`compile_model`."""
-    return decide(lower_model(model, shapes, examples, progress), goal)
+    return decide(lower_model(model, shapes, examples, progress), goal, progress)
 
 
 def lower_model(
@@ -121,11 +122,26 @@ def lower(source: SourceModel) -> LayerGraph:
     return build_graph(source.name, canonicalize(source.module), source.inputs, source.outputs)
 
 
-def decide(graph: LayerGraph, goal: Goal) -> tuple[Decision, ...]:
+def decide(
+    graph: LayerGraph, goal: Goal, progress: Progress = lambda _: None
+) -> tuple[Decision, ...]:
     """The best plan for each link."""
-    device, server = predictor_for(goal.target), predictor_for(goal.server)
+    device = _predictor(graph, goal, goal.target, goal.rpc, progress)
+    server = _predictor(graph, goal, goal.server, None, progress)
     annotated = annotate(graph, device, server, goal.target.busy_watts)
     return tuple(_decide(annotated, goal, link) for link in goal.links)
+
+
+def _predictor(
+    graph: LayerGraph, goal: Goal, target: Target, address: str | None, progress: Progress
+) -> Predictor:
+    if not goal.measure:
+        return predictor_for(target)
+    progress(f"Measuring {len(graph.layers)} layers on {target.name}")
+    # What it needs takes a second to load.
+    from partc.profiler.own import OwnLayers
+
+    return OwnLayers(graph, target, address)
 
 
 def _decide(graph: LayerGraph, goal: Goal, link: Link) -> Decision:

@@ -24,6 +24,8 @@ class Goal:
         links: What may lie between them; the first is the one that a bundle's default is for.
         objective: What a plan is to be best at.
         pins: Patterns of layer names and the side on which those layers have to be.
+        measure: Whether to time the model's layers where they are to run, instead of predicting.
+        rpc: ``HOST:PORT`` of a TVM RPC server on the device, to measure there.
     """
 
     target: Target
@@ -31,6 +33,8 @@ class Goal:
     links: tuple[Link, ...]
     objective: Objective
     pins: tuple[tuple[str, Side], ...]
+    measure: bool = False
+    rpc: str | None = None
 
 
 def make_goal(
@@ -39,22 +43,29 @@ def make_goal(
     link: str | Sequence[str] = "wifi",
     objective: str = "latency",
     pins: Pins | None = None,
+    measure: bool = False,
+    rpc: str | None = None,
 ) -> Goal:
     """Look up targets and links by name, or read them from ``.toml`` files.
 
     Raises:
         TargetError: One of them is unknown or described wrongly.
-        PartcError: No link is given, or there is no such objective or side.
+        PartcError: No link is given, there is no such objective or side, or a board's address is
+            given although nothing is to be measured there.
     """
     links = (link,) if isinstance(link, str) else tuple(dict.fromkeys(link))
     if not links:
         raise PartcError("a plan needs at least one link; `partc links` lists them")
+    if rpc and not measure:
+        raise PartcError("--rpc says where to measure, so it needs --measure")
     return Goal(
         target=load_target(target),
         server=load_target(server),
         links=tuple(load_link(name) for name in links),
         objective=_objective(objective),
         pins=tuple((pattern, _side(side, pattern)) for pattern, side in (pins or {}).items()),
+        measure=measure,
+        rpc=rpc,
     )
 
 

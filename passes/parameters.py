@@ -76,7 +76,7 @@ def _out_width(call: relax.Call) -> dict[str, int]:
 def _matmul(call: relax.Call) -> Mapping[str, int]:
     left, right = (shape_of(arg) for arg in call.args)
     return {
-        "rows": left[-2] if len(left) > 1 else 1,
+        "rows": (1, *left)[-2],
         "inner": left[-1],
         "columns": right[-1] if len(right) > 1 else 1,
     }
@@ -97,14 +97,24 @@ def _stationary(call: relax.Call) -> int:
 def _run(call: relax.Call) -> int:
     """Elements behind the last axis that an operator works along."""
     first = call.args[0]
-    shape = shape_of(first.fields[0] if isinstance(first, relax.Tuple) else first)
-    return math.prod(shape[_last_axis(call, len(shape)) + 1 :])
+    if op_name(call) == "stack":
+        shape = shape_of(call)  # the axis is one that it makes
+    else:
+        shape = shape_of(first.fields[0] if isinstance(first, relax.Tuple) else first)
+    last = max((axis % len(shape) for axis in _axes(call)), default=len(shape) - 1)
+    return math.prod(shape[last + 1 :])
 
 
-def _last_axis(call: relax.Call, rank: int) -> int:
-    for name in ("axis", "axes"):
-        axes = getattr(call.attrs, name, None)
-        if axes is not None:
-            given = [axes] if isinstance(axes, int) else list(axes)
-            return max((int(axis) % rank for axis in given), default=rank - 1)
-    return rank - 1
+def _axes(call: relax.Call) -> Sequence[int]:
+    """The axes that an operator is given; none stands for all, or for the only one."""
+    name = op_name(call)
+    if name == "strided_slice":
+        return [int(axis.value) for axis in call.args[1].fields]
+    if name == "index_tensor":
+        return range(len(call.args[1].fields))
+    axes = getattr(call.attrs, "axis", None)
+    if axes is None:
+        axes = getattr(call.attrs, "axes", None)
+    if axes is None:
+        return ()
+    return [int(axes)] if isinstance(axes, int) else [int(axis) for axis in axes]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 
 import msgspec
 
-from partc.graph import Layer
+from partc.graph import Layer, Tensor
 
 _CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 _OWN_FAMILIES = frozenset(
@@ -94,10 +95,12 @@ class Workload(msgspec.Struct, frozen=True):
 
 
 def describe(layers: Sequence[Layer]) -> list[Workload]:
-    """The workloads of all layers of a model."""
-    # Where a model reads and makes more than the caches hold, weights come from memory.
-    footprint = sum(layer.weight_nbytes + layer.output_nbytes for layer in layers)
-    return [Workload(layer.kind, family(layer), _features(layer, footprint)) for layer in layers]
+    """The workloads of all layers of a model, in the order in which they run."""
+    context = _Context(layers)
+    return [
+        Workload(layer.kind, family(layer), _features(layer) | context.features(position))
+        for position, layer in enumerate(layers)
+    ]
 
 
 def count_work(workload: Workload) -> tuple[float, float]:
@@ -108,14 +111,78 @@ def count_work(workload: Workload) -> tuple[float, float]:
     return flops, sum(moved)
 
 
-def _features(layer: Layer, footprint_nbytes: int) -> dict[str, float]:
+NEARNESS = {"near": 1 << 19, "close": 1 << 22, "far": 1 << 25, "out": math.inf}
+"""Bytes that may be touched until something is read again that still is so near in the caches."""
+
+
+class _Context:
+    """What a layer's time depends on and only the layers around it tell.
+
+    How long reading takes depends on what was touched since: for a tensor since it was made, for
+    weights and for the kernel's own code since the last run. And kernels are faster on what
+    convolutions make, which keep channels in blocks, than on tensors in order.
+    """
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        self._layers = layers
+        self._made_at = {
+            tensor.name: position
+            for position, layer in enumerate(layers)
+            for tensor in layer.outputs
+        }
+        touched = [each.input_nbytes + each.weight_nbytes + each.output_nbytes for each in layers]
+        self._touched = [0, *accumulate(touched)]
+        self._footprint = sum(layer.weight_nbytes + layer.output_nbytes for layer in layers)
+        self._blocked: list[bool] = []
+        for layer in layers:
+            self._blocked.append(self._makes_blocks(layer))
+
+    def features(self, position: int) -> dict[str, float]:
+        layer = self._layers[position]
+        around = _nearness(self._footprint)
+        counts = {
+            "footprint": self._footprint,
+            "blocked": 1 + self._reads_blocks(layer),
+            f"weights, {around}": layer.weight_nbytes,
+            f"call, {around}": math.e,
+        }
+        for tensor in layer.inputs:
+            name = f"read, {_nearness(self._age(tensor, position))}"
+            counts[name] = counts.get(name, 0) + tensor.nbytes
+        return {name: math.log(max(1, count)) for name, count in counts.items()}
+
+    def _age(self, tensor: Tensor, position: int) -> int:
+        """Bytes that were touched from when a tensor was made until a layer runs."""
+        return self._touched[position] - self._touched[self._made_at.get(tensor.name, 0)]
+
+    def _makes_blocks(self, layer: Layer) -> bool:
+        if layer.kind.startswith(("conv", "depthwise")):
+            return "permute_dims" not in layer.ops and "reshape" not in layer.ops
+        return family(layer) in _KEEPING_BLOCKS and self._reads_blocks(layer)
+
+    def _reads_blocks(self, layer: Layer) -> bool:
+        made_at = (self._made_at.get(tensor.name) for tensor in layer.inputs)
+        return any(
+            at is not None and at < len(self._blocked) and self._blocked[at] for at in made_at
+        )
+
+
+def _nearness(nbytes: float) -> str:
+    return next(name for name, most in NEARNESS.items() if nbytes <= most)
+
+
+_KEEPING_BLOCKS = frozenset(
+    "pooling concat element-wise resize2d shuffle squares strided_slice".split()
+) | {"global pooling", "response norm"}
+
+
+def _features(layer: Layer) -> dict[str, float]:
     counts = {
         **_shapes(layer),
         "flops": layer.flops,
         "read": layer.input_nbytes,
         "weights": layer.weight_nbytes,
         "written": layer.output_nbytes,
-        "footprint": footprint_nbytes,
         "inputs": len(layer.inputs),
         "operators": len(layer.ops),
         "costly operators": 1 + sum(name in _COSTLY for name in layer.ops),
@@ -182,4 +249,17 @@ BY_FAMILY: Mapping[str, tuple[str, ...]] = {
 }
 """The features of each family, besides those of all."""
 
-COMMON = ("weights", "footprint", "operators", "costly operators", "inputs", "transpositions")
+COMMON = (
+    "weights",
+    "footprint",
+    "read, near",
+    "read, close",
+    "read, far",
+    "read, out",
+    "blocked",
+    "operators",
+    "costly operators",
+    "inputs",
+    "transpositions",
+)
+"""What the time of any layer may depend on."""

@@ -58,11 +58,13 @@ _TYPES: Mapping[str, str] = {
     "3x3 convolution": "convolution",
     "convolution": "convolution",
     "grouped convolution": "convolution",
-    "depthwise": "convolution",
-    "transposed": "convolution",
-    "matrix": "fully connected",
-    "batched matrix": "fully connected",
+    "depthwise convolution": "convolution",
+    "transposed convolution": "convolution",
+    "matrix product": "fully connected",
+    "vector product": "fully connected",
+    "batched matrix product": "fully connected",
     "pooling": "pooling",
+    "global pooling": "pooling",
     "reduction": "fully connected",
 }
 

@@ -56,6 +56,12 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     schema_version: int = SCHEMA_VERSION
 
 
+class _Version(msgspec.Struct, frozen=True):
+    """What profiles of all versions have."""
+
+    schema_version: int
+
+
 def load_profile(path: Path) -> Profile:
     """Read a profile.
 
@@ -63,17 +69,18 @@ def load_profile(path: Path) -> Profile:
         TargetError: There is no such file, or it holds no profile of this version.
     """
     try:
-        profile = msgspec.json.decode(path.read_bytes(), type=Profile)
+        text = path.read_bytes()
+        version = msgspec.json.decode(text, type=_Version).schema_version
+        if version == SCHEMA_VERSION:
+            return msgspec.json.decode(text, type=Profile)
     except OSError as error:
         raise TargetError(f"the profile {path} cannot be read: {error.strerror}") from error
     except msgspec.MsgspecError as error:
         raise TargetError(f"{path} is no profile: {error}; `partc profile` writes them") from error
-    if profile.schema_version != SCHEMA_VERSION:
-        raise TargetError(
-            f"{path} is a profile of version {profile.schema_version}, and this partc reads "
-            f"version {SCHEMA_VERSION}; profile the machine again"
-        )
-    return profile
+    raise TargetError(
+        f"{path} is a profile of version {version}, and this partc reads version "
+        f"{SCHEMA_VERSION}; profile the machine again"
+    )
 
 
 class Measured:

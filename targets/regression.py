@@ -18,7 +18,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
-from partc.targets.features import BY_FAMILY, COMMON, Workload
+from partc.targets.features import BY_FAMILY, COMMON, NEARNESS, Workload
 from partc.targets.predictor import Prediction
 
 Matrix = NDArray[np.float64]
@@ -37,8 +37,8 @@ class Fit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a search has found for one family of layers.
 
     Args:
-        rates: Logarithms of milliseconds for each operation, for each byte that is read, is
-            weights, is written, and for a layer of no size.
+        rates: Logarithms of milliseconds for each operation, for each byte that is written, or
+            read from so near or far, and for a call.
         scales: Logarithms of the Gaussian process's variance, length scales and noise.
     """
 
@@ -146,15 +146,24 @@ class _Family:
 
 # The analytic part -------------------------------------------------------------------------------
 
-_WORK = ("flops", "read", "weights", "written")
-_TYPICAL = np.log([1e-7, 1e-7, 1e-7, 1e-7, 2e-3])
-"""Milliseconds for an operation, a byte and a call, of which rates are not far without reason."""
+_TYPICAL_MS = {
+    "flops": 3e-8,
+    "written": 5e-8,
+    **{f"read, {name}": 2e-8 * 2**step for step, name in enumerate(NEARNESS)},
+    **{f"weights, {name}": 2e-8 * 2**step for step, name in enumerate(NEARNESS)},
+    **{f"call, {name}": 5e-4 * 2**step for step, name in enumerate(NEARNESS)},
+}
+"""Milliseconds for an operation, a byte or a call, of which rates are not far without reason."""
+
+_TYPICAL = np.log(list(_TYPICAL_MS.values()))
 
 
 def _work(workloads: Sequence[Workload]) -> Matrix:
-    """How much each rate counts, of shape (workloads, rates)."""
-    counts = [[workload.features[name] for name in _WORK] for workload in workloads]
-    return np.hstack([np.exp(counts), np.ones((len(counts), 1))])
+    """How often each rate counts, of shape (workloads, rates)."""
+    counts = [
+        [workload.features.get(name, -math.inf) for name in _TYPICAL_MS] for workload in workloads
+    ]
+    return np.exp(counts)
 
 
 def _analytic(rates: Matrix, work: Matrix) -> Matrix:
@@ -165,18 +174,12 @@ def _search_rates(work: Matrix, measured: Matrix) -> Matrix:
     """The rates whose sums are nearest; large deviations count less, as they have other causes."""
 
     def deviations(rates: Matrix) -> Matrix:
-        return np.append(_analytic(rates, work) - measured, 0.05 * (rates - _TYPICAL))
+        return np.append(_analytic(rates, work) - measured, 0.1 * (rates - _TYPICAL))
 
-    starts = (_TYPICAL + shift for shift in (0, -3, [-3, 0, 0, 0, 1], [0, -3, -3, -3, 1]))
+    bounds = (_TYPICAL - 9, _TYPICAL + 9)
     found = [
-        least_squares(
-            deviations,
-            start,
-            bounds=(_TYPICAL - 9, _TYPICAL + 9),
-            loss="soft_l1",
-            f_scale=0.3,
-        )
-        for start in starts
+        least_squares(deviations, _TYPICAL + shift, bounds=bounds, loss="soft_l1", f_scale=0.3)
+        for shift in (-2, 0, 2)
     ]
     return min(found, key=lambda result: result.cost).x
 

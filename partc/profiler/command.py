@@ -59,11 +59,13 @@ def profile_target(request: Request, report: Report) -> str:
         What was measured, and how good the machine was to measure on.
 
     Raises:
-        PartcError: The output is no .toml file, or nothing can be measured.
+        PartcError: The output is no .toml file that can be written, or nothing can be measured.
         TargetError: The target cannot be compiled for.
     """
     if request.output.suffix != ".toml":
         raise PartcError(f"--output names a .toml file to write, not {str(request.output)!r}")
+    if not request.output.parent.is_dir():
+        raise PartcError(f"{request.output} cannot be written: its directory does not exist")
     target = _target(request)
     if request.address is None and not runs_here(target):
         raise PartcError(
@@ -71,32 +73,40 @@ def profile_target(request: Request, report: Report) -> str:
             "board and give its address with --rpc HOST:PORT"
         )
     board = connect(request.address, target.threads)
-    measured = _calibrate if request.calibrate else _profile
-    described, told = measured(request, target, board, report)
+    if request.calibrate:
+        described, told = _calibrate(target, board, report)
+    else:
+        path = request.output.with_suffix(".profile.json")
+        described, told = _profile(target, board, path, request.budget_s, report)
     meter = find_meter() if request.address is None else None
     if meter:
         described = _with_power(described, board, meter)
-    write_target(described, request.output)
+    write_target(replace(described, name=request.output.stem), request.output)
     return f"{told}\nwrote {request.output}; next: partc plan MODEL --target {request.output}"
 
 
 def _target(request: Request) -> Target:
-    target = load_target(request.target)
+    target = replace(load_target(request.target), aliases=(), profile=None)
     threads = request.threads or target.threads
-    name = request.output.stem
-    return replace(target, name=name, aliases=(), threads=threads, profile=None)
+    if threads == target.threads:
+        return target
+    sources = target.sources | {
+        "threads": "chosen: --threads",
+        "peak_gflops": f"{threads} / {target.threads} of {target.name}'s",
+    }
+    peak_gflops = target.peak_gflops * threads / target.threads
+    return replace(target, threads=threads, peak_gflops=peak_gflops, sources=sources)
 
 
-def _profile(request: Request, target: Target, board: Board, report: Report) -> tuple[Target, str]:
-    path = request.output.with_suffix(".profile.json")
-    profile = profile_machine(target, board, path, request.budget_s, report)
+def _profile(
+    target: Target, board: Board, path: Path, budget_s: float, report: Report
+) -> tuple[Target, str]:
+    profile = profile_machine(target, board, path, budget_s, report)
     fitted = _calibrated(target, board, profile.samples)
     return replace(fitted, profile=path.name), describe_profile(profile)
 
 
-def _calibrate(
-    request: Request, target: Target, board: Board, report: Report
-) -> tuple[Target, str]:
+def _calibrate(target: Target, board: Board, report: Report) -> tuple[Target, str]:
     started = time.monotonic()
     samples: list[Sample] = []
     for number in range(1, _CALIBRATION_NETWORKS + 1):

@@ -1,5 +1,6 @@
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportArgumentType=false
 # TVM ships no types.
 """Networks to measure layers in, drawn at random: layers of every kind, as they follow each other.
 

@@ -1,3 +1,6 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+# TVM ships no types.
 """Profile a machine: measure networks until the budget is spent, and fit a predictor."""
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from msgspec.structs import replace
 
 from partc.errors import PartcError
 from partc.graph import LayerGraph, Tensor
+from partc.interruption import interruptible
 from partc.passes.build import build_graph
 from partc.passes.canonicalize import canonicalize
 from partc.passes.expressions import tensor_type
@@ -63,17 +67,18 @@ def profile_machine(
         target: What to compile for.
         board: Where to measure.
         path: The profile.
-        budget_s: How long to measure; compilation included.
+        budget_s: How long to measure; compilation included. One network is measured anyway.
         report: Called after each network.
 
     Raises:
-        PartcError: The file holds a profile of something else, or the target cannot be profiled.
+        PartcError: The file holds a profile of something else or cannot be written, or the target
+            cannot be profiled.
     """
     started = time.monotonic()
     profile = _begin(target, board, path)
     references = [_measure_reference(target, board)]
     numbers = _choose_networks(lambda: profile)
-    while time.monotonic() - started < budget_s:
+    while not profile.samples or time.monotonic() - started < budget_s:
         number = next(numbers)
         samples = measure(draw_graph(number), target, board, number)
         profile = replace(profile, samples=(*profile.samples, *samples))
@@ -103,7 +108,9 @@ def draw_graph(number: int) -> LayerGraph:
 
 def measure(graph: LayerGraph, target: Target, board: Board, number: int) -> list[Sample]:
     """Compile a network and time its layers."""
-    times_ms = board.time_layers(compile_timed(graph, target), random_inputs(graph), RUNS)
+    with interruptible() as check_interruption:
+        times_ms = board.time_layers(compile_timed(graph, target), random_inputs(graph), RUNS)
+        check_interruption()
     low, high = np.percentile(times_ms, (20, 80), axis=0)
     return [
         Sample(
@@ -132,10 +139,17 @@ def fit(profile: Profile) -> Regression:
 
 
 def write_profile(profile: Profile, path: Path) -> None:
-    """Write a profile, whole or not at all."""
+    """Write a profile, whole or not at all.
+
+    Raises:
+        PartcError: The file cannot be written.
+    """
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(msgspec.json.encode(profile))
-    partial.replace(path)
+    try:
+        partial.write_bytes(msgspec.json.encode(profile))
+        partial.replace(path)
+    except OSError as error:
+        raise PartcError(f"the profile {path} cannot be written: {error.strerror}") from error
 
 
 def _begin(target: Target, board: Board, path: Path) -> Profile:

@@ -6,13 +6,14 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import tvm
@@ -115,12 +116,10 @@ class Board:
         self, network: TimedNetwork, inputs: Mapping[str, Array], runs: int
     ) -> NDArray[np.float64]:
         """Milliseconds of each layer in each run, of shape (runs, layers), without the clock's."""
-        with tempfile.TemporaryDirectory(prefix="partc-profile-") as directory:
-            # A process keeps a library for a path, whatever then is there.
-            path = Path(directory) / f"{sha256(network.library).hexdigest()}.so"
-            path.write_bytes(network.library)
-            self._session.upload(str(path))
-        machine = VirtualMachine(self._session.load_module(path.name), self._device)
+        # A name of its own: to write where a library was loaded from would change code that runs.
+        name = f"{uuid4().hex}.so"
+        self._session.upload(bytearray(network.library), name)
+        machine = VirtualMachine(self._session.load_module(name), self._device)
         arrays = [*(inputs[tensor.name] for tensor in network.inputs), *network.weights]
         tensors = [tvm.runtime.tensor(array, self._device) for array in arrays]
         machine.set_input(_ENTRY, *tensors)
@@ -132,7 +131,7 @@ class Board:
     def _run(machine: VirtualMachine, network: TimedNetwork) -> NDArray[np.float64]:
         """Milliseconds between readings of the clock, which are two more than layers."""
         machine.invoke_stateful(_ENTRY)
-        made = machine.get_outputs(_ENTRY)
+        made: Any = machine.get_outputs(_ENTRY)
         stamps = [made[network.outputs + position] for position in range(network.layers + 2)]
         seconds, nanoseconds = np.array([stamp.numpy() for stamp in stamps]).T
         return (np.diff(seconds) * 1e9 + np.diff(nanoseconds)) / 1e6
@@ -145,7 +144,9 @@ def connect(address: str | None, threads: int) -> Board:
         PartcError: No TVM RPC server answers there.
     """
     if address is None:
-        return Board(rpc.LocalSession(), threads, _processor())
+        session = rpc.LocalSession()
+        logging.getLogger("RPCServer").setLevel(logging.WARNING)  # else it tells of each library
+        return Board(session, threads, _processor())
     host, _, port = address.rpartition(":")
     try:
         return Board(rpc.connect(host, int(port)), threads, f"the board at {address}")

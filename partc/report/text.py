@@ -216,8 +216,7 @@ class _Builder(Transformer[Token, LayerGraph]):
         return "parameters", dict(zip(names, map(int, tokens[1::2]), strict=True))
 
     def cost(self, device_ms: Token, server_ms: Token, device_mj: Token) -> _Attribute:
-        times = {"device_ms": float(device_ms), "server_ms": float(server_ms)}
-        return "cost", times | {"device_mj": float(device_mj)}
+        return "cost", LayerCost(float(device_ms), float(server_ms), float(device_mj))
 
     def errors(self, device: Token, server: Token) -> _Attribute:
         return "errors", {"device_error": float(device), "server_error": float(server)}
@@ -237,11 +236,12 @@ class _Builder(Transformer[Token, LayerGraph]):
         given: dict[str, Any] = dict(attributes)
         if len(given) < len(attributes):
             raise GraphError(f"layer {layer.name!r} has an attribute twice")
-        cost = given.pop("cost", None)
         certainty = given.pop("errors", {}) | given.pop("extrapolated", {})
-        if certainty and not cost:
+        if certainty and "cost" not in given:
             raise GraphError(f"layer {layer.name!r} has no cost that could be uncertain")
-        return replace(layer, **given, cost=LayerCost(**cost, **certainty) if cost else None)
+        if certainty:
+            given["cost"] = replace(given["cost"], **certainty)
+        return replace(layer, **given)
 
     def layers(self, *layers: Layer) -> tuple[Layer, ...]:
         return layers

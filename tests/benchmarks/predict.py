@@ -1,8 +1,8 @@
 """Compare predictors on models that none of them was fitted to, all in one run.
 
-Profiles this machine as a device, x86-64 on one thread, and as a server, native on two, and measures
-the layers of every model of the kernel benchmark on both. Prints what share of the layers each
-predictor meets, how whole models come out, and how good the cuts are that follow.
+Profiles this machine as a device, x86-64 on one thread, and as a server, native on two, and
+measures the layers of every model of the kernel benchmark on both. Prints what share of the layers
+each predictor meets, how whole models come out, and how good the cuts are that follow.
 """
 
 from __future__ import annotations
@@ -93,7 +93,8 @@ class Oracle:
     layers_ms: Array
 
     def predict(self, layers: Sequence[Layer]) -> list[Prediction]:
-        return [Prediction(float(each), 0.0) for each in self.layers_ms]
+        times = zip(layers, self.layers_ms, strict=True)
+        return [Prediction(float(latency_ms), 0.0) for _, latency_ms in times]
 
 
 # Measuring ---------------------------------------------------------------------------------------

@@ -1,0 +1,110 @@
+"""Predict a model's layers by timing them: what ``--measure`` does."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from partc.codegen.build import runs_here
+from partc.errors import PartcError
+from partc.graph import Layer, LayerGraph
+from partc.profiler.session import random_inputs
+from partc.profiler.stopwatch import Board, compile_timed, connect
+from partc.targets.predictor import Prediction
+from partc.targets.target import Target
+
+_RUNS = 40
+_VERSIONS = tuple(metadata.version(name) for name in ("partc", "apache-tvm"))
+
+
+@dataclass(frozen=True)
+class OwnLayers:
+    """Times a model's layers on the machine itself, unless it has timed layers like them before.
+
+    Args:
+        graph: The model, with payloads.
+        target: What to compile for.
+        address: ``HOST:PORT`` of the board's TVM RPC server; None for this machine.
+
+    Raises:
+        PartcError: The target's code runs neither here nor on a board.
+    """
+
+    graph: LayerGraph
+    target: Target
+    address: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.address is None and not runs_here(self.target):
+            raise PartcError(
+                f"code for {self.target.name} does not run here to be measured; start "
+                "`python -m tvm.exec.rpc_server` on a board and give its address with --rpc, or "
+                "leave --measure out"
+            )
+
+    def predict(self, layers: Sequence[Layer]) -> list[Prediction]:
+        """What the layers took; they have to be the graph's."""
+        board = connect(self.address, self.target.threads)
+        path = _cache_folder() / f"{_digest(self._place(board))}.json"
+        keys = [_digest(_description(layer)) for layer in layers]
+        known = _read(path)
+        if not known.keys() >= set(keys):
+            known = {**known, **dict(zip(keys, self._measure(board), strict=True))}
+            _write(path, known)
+        return [Prediction(*known[key]) for key in keys]
+
+    def _place(self, board: Board) -> object:
+        """What the same layer's time depends on."""
+        target = self.target
+        caches = (target.l1_cache_kib, target.l2_cache_kib)
+        return target.tvm, target.threads, caches, board.processor, _VERSIONS
+
+    def _measure(self, board: Board) -> list[tuple[float, float]]:
+        """Milliseconds of each layer, and how much they varied."""
+        network = compile_timed(self.graph, self.target)
+        times_ms = board.time_layers(network, random_inputs(self.graph), _RUNS)
+        low, middle = np.percentile(times_ms, (20, 50), axis=0)
+        return [
+            (float(each), float(most / max(each, 1e-6) - 1))
+            for each, most in zip(low, middle, strict=True)
+        ]
+
+
+def _description(layer: Layer) -> object:
+    """What decides which kernel a layer becomes, and on how much."""
+    types = [str(tensor.type) for tensor in (*layer.inputs, *layer.outputs)]
+    return layer.kind, layer.ops, types, layer.weight_nbytes, sorted(layer.parameters.items())
+
+
+def _digest(description: object) -> str:
+    return hashlib.sha256(msgspec.json.encode(description)).hexdigest()[:32]
+
+
+def _cache_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "partc" / "layers"
+
+
+_Known = Mapping[str, tuple[float, float]]
+
+
+def _read(path: Path) -> _Known:
+    """What was measured before; nothing if the file is not there or not whole."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, tuple[float, float]])
+    except (OSError, msgspec.MsgspecError):
+        return {}
+
+
+def _write(path: Path, known: _Known) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}")
+    partial.write_bytes(msgspec.json.encode(known))
+    partial.replace(path)
