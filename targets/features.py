@@ -57,27 +57,25 @@ def family(layer: Layer) -> str:
 def _product_family(layer: Layer) -> str:
     if not layer.weight_nbytes:
         return "batched matrix product"
-    return "vector product" if layer.parameters["rows"] == 1 else "matrix product"
+    return "vector product" if layer.parameters.get("rows") == 1 else "matrix product"
 
 
 def _reduction_family(layer: Layer) -> str:
     if layer.kind.startswith("arg"):
         return "argmax"
-    shape = layer.inputs[0].type.shape
+    shape = layer.inputs[0].type.shape if layer.inputs else ()
     made = layer.outputs[0].type.count
     return "global pooling" if len(shape) == 4 and made == math.prod(shape[:2]) else "reduction"
 
 
 def _convolution_family(layer: Layer) -> str:
     numbers = layer.parameters
-    if numbers["groups"] > 1:
+    if numbers.get("groups", 1) > 1:
         return "grouped convolution"
-    if numbers["kernel"] == 1:
+    if numbers.get("kernel") == 1:
         return "pointwise convolution"
-    plain = numbers["stride"] == numbers["dilation"] == 1
-    if plain and numbers["kernel"] == 9 and numbers["kernel_width"] == 3:
-        return "3x3 convolution"
-    return "convolution"
+    winograd = {"kernel": 9, "kernel_width": 3, "stride": 1, "dilation": 1}
+    return "3x3 convolution" if winograd.items() <= numbers.items() else "convolution"
 
 
 class Workload(msgspec.Struct, frozen=True):
@@ -133,9 +131,10 @@ class _Context:
         touched = [each.input_nbytes + each.weight_nbytes + each.output_nbytes for each in layers]
         self._touched = [0, *accumulate(touched)]
         self._footprint = sum(layer.weight_nbytes + layer.output_nbytes for layer in layers)
-        self._blocked: list[bool] = []
+        self._blocked: set[str] = set()
         for layer in layers:
-            self._blocked.append(self._makes_blocks(layer))
+            if self._makes_blocks(layer):
+                self._blocked.update(tensor.name for tensor in layer.outputs)
 
     def features(self, position: int) -> dict[str, float]:
         layer = self._layers[position]
@@ -161,10 +160,7 @@ class _Context:
         return family(layer) in _KEEPING_BLOCKS and self._reads_blocks(layer)
 
     def _reads_blocks(self, layer: Layer) -> bool:
-        made_at = (self._made_at.get(tensor.name) for tensor in layer.inputs)
-        return any(
-            at is not None and at < len(self._blocked) and self._blocked[at] for at in made_at
-        )
+        return any(tensor.name in self._blocked for tensor in layer.inputs)
 
 
 def _nearness(nbytes: float) -> str:
@@ -235,8 +231,8 @@ BY_FAMILY: Mapping[str, tuple[str, ...]] = {
     "reduction": ("written", *_ROWS),
     "argmax": ("written", *_ROWS),
     "layer_norm": _ROWS,
-    "instance_norm": _ROWS,
-    "group_norm": _ROWS,
+    "instance_norm": ("read", "last in"),
+    "group_norm": ("read", "last in"),
     "softmax": _ROWS,
     "log_softmax": _ROWS,
     "resize2d": ("read", "written", "last out", "linear"),

@@ -2,6 +2,7 @@
 # SciPy and scikit-learn declare their types only in part.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownLambdaType=false, reportArgumentType=false, reportAttributeAccessIssue=false
 
 from __future__ import annotations
 
@@ -37,11 +38,13 @@ class Fit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a search has found for one family of layers.
 
     Args:
+        names: The extents that the scales are for.
         rates: Logarithms of milliseconds for each operation, for each byte that is written, or
             read from so near or far, and for a call.
         scales: Logarithms of the Gaussian process's variance, length scales and noise.
     """
 
+    names: tuple[str, ...]
     rates: tuple[float, ...]
     scales: tuple[float, ...]
 
@@ -78,7 +81,7 @@ class Regression:
                 fits.get(family),
             )
             for family, positions in sorted(members.items())
-            if len(positions) >= FEWEST
+            if len(positions) >= FEWEST and family in BY_FAMILY
         }
 
     @property
@@ -108,7 +111,8 @@ class _Family:
         latencies_ms: Matrix,
         fit: Fit | None,
     ) -> None:
-        self._names = names
+        self._names = tuple(names)
+        fit = fit if fit and fit.names == self._names else None
         extents = self._extents(workloads)
         self._low, self._high = extents.min(axis=0), extents.max(axis=0)
         self._mean, self._deviation = extents.mean(axis=0), np.maximum(extents.std(axis=0), 1e-3)
@@ -117,7 +121,7 @@ class _Family:
         rates = np.array(fit.rates) if fit else _search_rates(work, measured)
         left = measured - _analytic(rates, work)
         scales = np.array(fit.scales) if fit else _search_scales(normal, left)
-        self.fit = Fit(tuple(map(float, rates)), tuple(map(float, scales)))
+        self.fit = Fit(self._names, tuple(map(float, rates)), tuple(map(float, scales)))
         self._process = GaussianProcessRegressor(
             _kernel(len(names)).clone_with_theta(scales), optimizer=None
         ).fit(normal, left)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 
 import pytest
 import tvm
@@ -12,7 +13,7 @@ from relax_models import layer_graph
 
 from partc.graph import Layer, Tensor, TensorType
 from partc.passes.canonicalize import canonicalize
-from partc.targets.features import BY_FAMILY, COMMON, count_work, describe, family
+from partc.targets.features import BY_FAMILY, COMMON, NEARNESS, count_work, describe, family
 
 IMAGE = (1, 8, 10, 12)
 CONVOLUTION = {
@@ -186,7 +187,43 @@ def test_every_feature_of_a_family_is_one_that_some_layer_has(layers: tuple[Laye
         for workload in describe(each)
         for name in workload.features
     }
-    assert known >= {*COMMON, *(name for names in BY_FAMILY.values() for name in names)}
+    named = {*COMMON, *(name for names in BY_FAMILY.values() for name in names)}
+    assert known >= named - {f"read, {name}" for name in NEARNESS}
+
+
+def test_what_is_read_is_the_farther_the_more_was_touched_since():
+    def chain(elements: int) -> list[Layer]:
+        """Layers one after the other, and one that reads what the first made."""
+        tensors = [
+            Tensor(f"t{n}", TensorType("float32", (1, elements))) for n in range(len(NEARNESS) + 3)
+        ]
+        layers = [
+            Layer(f"relu{n}", "relu", (one,), (other,), ("relu",))
+            for n, (one, other) in enumerate(pairwise(tensors[:-1]))
+        ]
+        return [*layers, Layer("last", "relu", (tensors[1],), (tensors[-1],), ("relu",))]
+
+    for name, elements in {
+        "near": 1_000,
+        "close": 50_000,
+        "far": 500_000,
+        "out": 2_000_000,
+    }.items():
+        described = describe(chain(elements))
+        found = {each for each in described[-1].features if each.startswith("read, ")}
+        assert found == {f"read, {name}"}
+
+
+def test_what_convolutions_make_is_in_blocks_until_something_orders_it():
+    def layer(kind: str, source: str, made: str) -> Layer:
+        of_type = TensorType("float32", (1, 8, 9, 9))
+        return Layer(made, kind, (Tensor(source, of_type),), (Tensor(made, of_type),), (kind,))
+
+    chain = [("relu", "x", "a"), ("conv2d", "a", "b"), ("max_pool2d", "b", "c")]
+    chain += [("softmax", "c", "d"), ("relu", "d", "e")]
+    layers = [layer(*each) for each in chain]
+    blocked = [workload.features["blocked"] > 0 for workload in describe(layers)]
+    assert blocked == [False, False, True, True, False]
 
 
 def test_work_is_what_layers_count(layers: tuple[Layer, ...]):

@@ -23,6 +23,9 @@ def product(rows: float, inner: float, columns: float, family: str = FAMILY) -> 
         "read": 4 * rows * inner,
         "weights": 4 * inner * columns,
         "written": 4 * rows * columns,
+        "read, near": 4 * rows * inner,
+        "weights, far": 4 * inner * columns,
+        "call, far": math.e,
     }
     return Workload("matmul", family, {name: math.log(count) for name, count in counts.items()})
 
@@ -151,10 +154,19 @@ def test_what_was_found_makes_the_same_predictions(learned: Regression, samples:
 
 def test_what_was_found_is_not_searched_for_again(learned: Regression, samples: list[Workload]):
     fit = learned.fits[FAMILY]
-    slower = Fit(tuple(rate + 1 for rate in fit.rates), tuple(scale / 2 for scale in fit.scales))
+    rates, scales = (rate + 1 for rate in fit.rates), (scale / 2 for scale in fit.scales)
+    slower = Fit(fit.names, tuple(rates), tuple(scales))
     given = Regression(samples, times_ms(samples), {FAMILY: slower})
     assert given.fits == {FAMILY: slower}
     assert given.predict(samples[:1]) != learned.predict(samples[:1])
+
+
+def test_what_was_found_for_other_extents_is_searched_for_again(
+    learned: Regression, samples: list[Workload]
+):
+    fit = learned.fits[FAMILY]
+    older = Fit((*fit.names, "gone"), fit.rates, (*fit.scales, 0.0))
+    assert Regression(samples, times_ms(samples), {FAMILY: older}).fits == learned.fits
 
 
 def test_the_search_is_deterministic(learned: Regression, samples: list[Workload]):
