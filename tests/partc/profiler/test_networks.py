@@ -9,7 +9,7 @@ from tvm_ffi import structural_equal
 from partc.graph import LayerGraph
 from partc.profiler.networks import draw_network
 from partc.profiler.session import draw_graph, random_inputs
-from partc.targets.features import BY_FAMILY, COMMON, describe
+from partc.targets.features import BY_FAMILY, describe
 
 SEEDS = range(1, 13)
 LARGEST_NBYTES = 64 * 2**20
@@ -30,7 +30,6 @@ def test_a_seed_is_a_network() -> None:
 def test_every_layer_has_features_for_its_family(graphs: list[LayerGraph]) -> None:
     for workload in (each for graph in graphs for each in describe(graph.layers)):
         assert workload.family in BY_FAMILY
-        assert workload.features.keys() >= set(COMMON)
         assert np.isfinite(list(workload.features.values())).all()
 
 
