@@ -23,6 +23,8 @@ def compile(  # noqa: A001  the command's name
     link: str | Sequence[str] = "wifi",
     objective: str = "latency",
     pins: Pins | None = None,
+    measure: bool = False,
+    rpc: str | None = None,
     shapes: Shapes | None = None,
     examples: Any = None,
     output: str | Path = "out",
@@ -41,6 +43,9 @@ def compile(  # noqa: A001  the command's name
         objective: ``latency`` or ``energy``.
         pins: Patterns of layer names, each with the side on which those layers have to be,
             ``device`` or ``server``.
+        measure: Time the model's layers on both machines instead of predicting.
+        rpc: ``HOST:PORT`` of a TVM RPC server on the device, to measure there; else it is measured
+            here.
         shapes: Shapes of an ONNX model's inputs, by name.
         examples: Example inputs of a torch module: a tensor, a sequence, or a dict by name.
         output: The directory to write. A bundle that is there is replaced once all is well.
@@ -49,7 +54,7 @@ def compile(  # noqa: A001  the command's name
     Raises:
         PartcError: The model or an option cannot be worked with; nothing was written.
     """
-    goal = make_goal(target, server, link, objective, pins)
+    goal = make_goal(target, server, link, objective, pins, measure, rpc)
     compile_model(model, goal, Path(output), shapes, examples, progress)
     return open_bundle(output)
 
@@ -62,6 +67,8 @@ def plan(
     link: str = "wifi",
     objective: str = "latency",
     pins: Pins | None = None,
+    measure: bool = False,
+    rpc: str | None = None,
     shapes: Shapes | None = None,
     examples: Any = None,
 ) -> Decision:
@@ -70,7 +77,7 @@ def plan(
     Raises:
         PartcError: The model or an option cannot be worked with.
     """
-    goal = make_goal(target, server, link, objective, pins)
+    goal = make_goal(target, server, link, objective, pins, measure, rpc)
     if len(goal.links) > 1:
         raise PartcError(f"a plan is for one link, but {len(goal.links)} were given")
     return plan_model(model, goal, shapes, examples)[0]

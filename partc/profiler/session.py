@@ -28,7 +28,7 @@ from partc.targets.regression import Regression
 from partc.targets.target import Target
 
 RUNS = 15
-_REFERENCE = -1
+_REFERENCE = 0
 """The network that is measured again and again, to see whether the machine stays what it is."""
 _ROUND = 8
 _CANDIDATES = 4
@@ -96,7 +96,7 @@ def profile_machine(
 
 def draw_graph(number: int) -> LayerGraph:
     """The layer graph of a random network."""
-    module = canonicalize(draw_network(abs(number)))
+    module = canonicalize(draw_network(number))
     main = module["main"]
     inputs = [Tensor(str(param.name), tensor_type(param)) for param in main.params]
     outputs = [
@@ -173,7 +173,9 @@ def _begin(target: Target, board: Board, path: Path) -> Profile:
 
 def _measure_reference(target: Target, board: Board) -> float:
     """Milliseconds of the reference network."""
-    return sum(sample.latency_ms for sample in measure(draw_graph(_REFERENCE), target, board, 0))
+    return sum(
+        sample.latency_ms for sample in measure(draw_graph(_REFERENCE), target, board, _REFERENCE)
+    )
 
 
 def _choose_networks(profile: Callable[[], Profile]) -> Iterator[int]:

@@ -71,5 +71,7 @@ def test_a_compilation_that_did_not_notice_leaves_nothing(
             interrupt_unseen()
 
     with pytest.raises(KeyboardInterrupt):
-        compile_model(tiny_model, make_goal("native", "native"), tmp_path / "out", progress=progress)
+        compile_model(
+            tiny_model, make_goal("native", "native"), tmp_path / "out", progress=progress
+        )
     assert list(tmp_path.iterdir()) == []
