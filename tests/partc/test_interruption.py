@@ -29,10 +29,14 @@ def test_what_nobody_saw_is_raised_when_results_are_to_be_kept() -> None:
             check()
 
 
+def fail_for_an_interruption() -> None:
+    interrupt_unseen()
+    raise RuntimeError("a callback failed")
+
+
 def test_what_became_another_error_is_an_interruption() -> None:
     with pytest.raises(KeyboardInterrupt), interruptible():
-        interrupt_unseen()
-        raise RuntimeError("a callback failed")
+        fail_for_an_interruption()
 
 
 def test_errors_of_their_own_stay_what_they_are() -> None:
