@@ -141,7 +141,8 @@ class _Context:
         around = _nearness(self._footprint)
         counts = {
             "footprint": self._footprint,
-            "blocked": 1 + self._reads_blocks(layer),
+            "reads blocks": 1 + self._reads_blocks(layer),
+            "makes blocks": 1 + self._makes_blocks(layer),
             f"weights, {around}": layer.weight_nbytes,
             f"call, {around}": math.e,
         }
@@ -155,9 +156,10 @@ class _Context:
         return self._touched[position] - self._touched[self._made_at.get(tensor.name, 0)]
 
     def _makes_blocks(self, layer: Layer) -> bool:
-        if layer.kind.startswith(("conv", "depthwise")):
-            return "permute_dims" not in layer.ops and "reshape" not in layer.ops
-        return family(layer) in _KEEPING_BLOCKS and self._reads_blocks(layer)
+        if not _ORDERING.isdisjoint(layer.ops):
+            return False
+        made = layer.kind.startswith(("conv", "depthwise"))
+        return made or (family(layer) in _KEEPING_BLOCKS and self._reads_blocks(layer))
 
     def _reads_blocks(self, layer: Layer) -> bool:
         return any(tensor.name in self._blocked for tensor in layer.inputs)
@@ -167,6 +169,7 @@ def _nearness(nbytes: float) -> str:
     return next(name for name, most in NEARNESS.items() if nbytes <= most)
 
 
+_ORDERING = frozenset(("permute_dims", "reshape"))
 _KEEPING_BLOCKS = frozenset(
     "pooling concat element-wise resize2d shuffle squares strided_slice".split()
 ) | {"global pooling", "response norm"}
@@ -252,7 +255,8 @@ COMMON = (
     "read, close",
     "read, far",
     "read, out",
-    "blocked",
+    "reads blocks",
+    "makes blocks",
     "operators",
     "costly operators",
     "inputs",

@@ -10,6 +10,7 @@ import logging
 import platform
 import tempfile
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from partc.codegen.sequences import add_timed_sequence
 from partc.errors import PartcError
 from partc.graph import LayerGraph, Tensor
 from partc.plan import Segment
+from partc.runtime.executor import configure_workers
 from partc.runtime.spec import SegmentSpec
 from partc.targets.target import Target
 
@@ -101,27 +103,31 @@ class Board:
 
     Args:
         session: A session with a TVM RPC server, or one with this process.
-        threads: How many threads to compute with.
+        thread: Calls the session; TVM keeps a pool of workers for each thread that calls it.
         processor: What the machine is.
     """
 
-    def __init__(self, session: Any, threads: int, processor: str) -> None:
+    def __init__(self, session: Any, thread: ThreadPoolExecutor, processor: str) -> None:
         self.processor = processor
         self._session = session
-        self._device = session.cpu(0)
-        configure = session.get_function("runtime.config_threadpool")
-        configure(_LARGEST_CORES_FIRST, threads)
+        self._thread = thread
 
     def time_layers(
         self, network: TimedNetwork, inputs: Mapping[str, Array], runs: int
     ) -> NDArray[np.float64]:
         """Milliseconds of each layer in each run, of shape (runs, layers), without the clock's."""
+        return self._thread.submit(self._time_layers, network, inputs, runs).result()
+
+    def _time_layers(
+        self, network: TimedNetwork, inputs: Mapping[str, Array], runs: int
+    ) -> NDArray[np.float64]:
+        device = self._session.cpu(0)
         # A name of its own: to write where a library was loaded from would change code that runs.
         name = f"{uuid4().hex}.so"
         self._session.upload(bytearray(network.library), name)
-        machine = VirtualMachine(self._session.load_module(name), self._device)
+        machine = VirtualMachine(self._session.load_module(name), device)
         arrays = [*(inputs[tensor.name] for tensor in network.inputs), *network.weights]
-        tensors = [tvm.runtime.tensor(array, self._device) for array in arrays]
+        tensors = [tvm.runtime.tensor(array, device) for array in arrays]
         machine.set_input(_ENTRY, *tensors)
         spans = np.array([self._run(machine, network) for _ in range(1 + runs)][1:])
         reading_ms = np.median(spans[:, 0])
@@ -146,10 +152,13 @@ def connect(address: str | None, threads: int) -> Board:
     if address is None:
         session = rpc.LocalSession()
         logging.getLogger("RPCServer").setLevel(logging.WARNING)  # else it tells of each library
-        return Board(session, threads, _processor())
+        thread = ThreadPoolExecutor(1, "board", configure_workers, (threads,))
+        return Board(session, thread, _processor())
     host, _, port = address.rpartition(":")
     try:
-        return Board(rpc.connect(host, int(port)), threads, f"the board at {address}")
+        session = rpc.connect(host, int(port))
+        session.get_function("runtime.config_threadpool")(_LARGEST_CORES_FIRST, threads)
+        return Board(session, ThreadPoolExecutor(1, "board"), f"the board at {address}")
     except (RuntimeError, ValueError, OSError) as error:
         raise PartcError(
             f"no TVM RPC server answers at {address!r}; give HOST:PORT, and start one there with "

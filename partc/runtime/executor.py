@@ -68,7 +68,7 @@ class Executor:
             function.name: [self._params[name] for name in function.params]
             for function in functions
         }
-        self._thread = ThreadPoolExecutor(1, "segments", _configure_workers, (threads,))
+        self._thread = ThreadPoolExecutor(1, "segments", configure_workers, (threads,))
 
     def request(self, inputs: Mapping[str, Array]) -> Request:
         """Start a request from the arrays that a caller or the wire gave."""
@@ -320,7 +320,7 @@ def _count_cores() -> int:
     return len({path.read_text() for path in topology})
 
 
-def _configure_workers(threads: int) -> None:
+def configure_workers(threads: int) -> None:
     """Give the calling thread a pool of exactly so many workers, itself being one.
 
     A pool's size is fixed by the length of the first list of CPUs. The second call lets all of its

@@ -15,7 +15,7 @@ from measuring import PERCENTILE
 from rich.table import Table
 from tvm import relax
 
-from partc.runtime.executor import _configure_workers
+from partc.runtime.executor import configure_workers
 
 _BUILTIN = "vm.builtin."
 _RUNS = 30
@@ -64,7 +64,7 @@ class _Stopwatch:
 
 def profile(compiled: CompiledModel, partc: Partc, threads: int) -> list[KernelCalls]:
     """Time every kernel of a model, on the tensors that the runtime holds, the dearest first."""
-    with ThreadPoolExecutor(1, initializer=_configure_workers, initargs=(threads,)) as pool:
+    with ThreadPoolExecutor(1, initializer=configure_workers, initargs=(threads,)) as pool:
         return pool.submit(_profile, compiled, partc).result()
 
 

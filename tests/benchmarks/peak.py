@@ -13,7 +13,7 @@ from tvm.s_tir import Schedule
 
 from partc.codegen.build import resolve_target
 from partc.codegen.machine import describe_machine
-from partc.runtime.executor import _configure_workers
+from partc.runtime.executor import configure_workers
 from partc.targets.target import load_target
 
 _ACCUMULATORS = 14  # more than latency times units of any CPU here, and fit 16 registers
@@ -29,7 +29,7 @@ def measure_peak_gflops(threads: int, target_name: str = "native") -> float:
     library = tvm.compile(_multiply_adds(threads, lanes), target=resolved)
     numbers = tvm.runtime.tensor(np.full(lanes, 0.5, np.float32))
     sums = tvm.runtime.tensor(np.empty((threads, _ACCUMULATORS, lanes), np.float32))
-    with ThreadPoolExecutor(1, initializer=_configure_workers, initargs=(threads,)) as pool:
+    with ThreadPoolExecutor(1, initializer=configure_workers, initargs=(threads,)) as pool:
         seconds = pool.submit(time_runs, lambda: library["main"](numbers, sums), _RUNS).result()
     return 2 * threads * _ACCUMULATORS * lanes * _STEPS / min(seconds) / 1e9
 

@@ -222,7 +222,7 @@ def test_what_convolutions_make_is_in_blocks_until_something_orders_it():
     chain = [("relu", "x", "a"), ("conv2d", "a", "b"), ("max_pool2d", "b", "c")]
     chain += [("softmax", "c", "d"), ("relu", "d", "e")]
     layers = [layer(*each) for each in chain]
-    blocked = [workload.features["blocked"] > 0 for workload in describe(layers)]
+    blocked = [workload.features["reads blocks"] > 0 for workload in describe(layers)]
     assert blocked == [False, False, True, True, False]
 
 

@@ -150,3 +150,15 @@ def test_where_no_server_answers(address: str) -> None:
 def test_a_gpu_is_refused() -> None:
     with pytest.raises(PartcError, match=r"^only CPUs can be profiled yet, and .* on a GPU$"):
         compile_timed(GRAPHS["even"], load_target("jetson-orin-nano"))
+
+
+def test_as_many_threads_compute_as_were_asked_for(networks: dict[str, TimedNetwork]) -> None:
+    tasks = Path("/proc/self/task")
+
+    def count_new(threads: int) -> int:
+        before = set(tasks.iterdir())
+        board = connect(None, threads)
+        time_layers(board, networks["first"], GRAPHS["first"])
+        return len({*tasks.iterdir()} - before)
+
+    assert [count_new(threads) for threads in (1, 3, 1, 2)] == [1, 3, 1, 2]
