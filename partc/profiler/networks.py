@@ -70,7 +70,7 @@ class _Scale:
 
     @staticmethod
     def draw(random: np.random.Generator) -> _Scale:
-        size = int(random.integers(3))
+        size = int(random.choice(3, p=(0.2, 0.4, 0.4)))
         return _Scale(
             plane=(64, 160, 320)[size],
             channels=(128, 512, 1024)[size],
@@ -86,7 +86,8 @@ class _Scale:
 
     def sequence(self, random: np.random.Generator) -> tuple[int, ...]:
         width = 16 * _between(random, 2, self.channels // 16)
-        return (1, _between(random, 4, max(8, min(400, self.elements // width))), width)
+        most = max(8, min(400, self.elements // width))
+        return (1, _between(random, max(4, most // 20), most), width)
 
 
 def _between(random: np.random.Generator, low: int, high: int) -> int:
@@ -190,7 +191,7 @@ class _Images(_Chain):
             (self._pointwise, 14),
             (self._three_by_three, 16),
             (self._other_kernel, 6),
-            (self._grouped, 10),
+            (self._grouped, 14),
             (self._depthwise, 16),
             (self._residual, 4),
             (self._pool, 16),
@@ -549,5 +550,5 @@ class _Rows(_Sequences):
 
 
 _KINDS: Sequence[type[_Chain]] = (_Images, _Sequences, _Planes, _Rows)
-_SHARES = (0.4, 0.15, 0.3, 0.15)
+_SHARES = (0.48, 0.16, 0.22, 0.14)
 """How many chains are of each kind."""
