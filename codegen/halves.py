@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from partc.codegen.build import build_library, find_machine, resolve_target
-from partc.codegen.lower import LoweredSegments, lower_segments
+from partc.codegen.lower import lower_segments
 from partc.codegen.sequences import Run, add_sequences
 from partc.graph import LayerGraph, Tensor
 from partc.plan import PlanTable, Segment, Side
-from partc.runtime.spec import ArtifactSpec, SegmentSpec
+from partc.runtime.spec import ArtifactSpec
 from partc.targets.target import Target
 
 _LIBRARY = "model.so"
@@ -46,7 +46,7 @@ def build_half(
     lowered = lower_segments(graph, segments, find_machine(target), _visible(table))
     if lowered.without_rule:
         report(_describe_default(lowered.without_rule, graph))
-    specs = tuple(_segment_spec(segment, lowered) for segment in segments)
+    specs = tuple(map(lowered.describe, segments))
     module, sequences = add_sequences(lowered.module, specs, _runs(graph, table, side))
     build_library(module, target, directory / _LIBRARY)
     np.savez(directory / _PARAMS, allow_pickle=False, **lowered.weights)
@@ -60,15 +60,6 @@ def build_half(
         threads=target.threads,
         blocked=lowered.blocked,
         sequences=sequences,
-    )
-
-
-def _segment_spec(segment: Segment, lowered: LoweredSegments) -> SegmentSpec:
-    return SegmentSpec(
-        name=segment.name,
-        inputs=tuple(tensor.name for tensor in segment.inputs),
-        params=lowered.params[segment.name],
-        outputs=tuple(tensor.name for tensor in segment.outputs),
     )
 
 

@@ -50,6 +50,15 @@ class LoweredSegments:
     blocked: tuple[BlockedSpec, ...] = ()
     without_rule: tuple[str, ...] = ()
 
+    def describe(self, segment: Segment) -> SegmentSpec:
+        """What the function of a segment takes and returns."""
+        return SegmentSpec(
+            name=segment.name,
+            inputs=tuple(tensor.name for tensor in segment.inputs),
+            params=self.params[segment.name],
+            outputs=tuple(tensor.name for tensor in segment.outputs),
+        )
+
 
 def lower_segments(
     graph: LayerGraph,

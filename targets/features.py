@@ -11,18 +11,14 @@ import msgspec
 from partc.graph import Layer, Tensor
 
 _CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
-_OWN_FAMILIES = frozenset(
-    "concat group_norm instance_norm layer_norm log_softmax permute_dims resize2d softmax "
-    "strided_slice take".split()
-)
 _REDUCTIONS = frozenset(
     "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d argmax argmin max mean median min "
     "prod std sum variance".split()
 )
 _MOVES = frozenset(
-    "astype broadcast_to concat expand_dims flatten flip full full_like gather_elements gather_nd "
-    "index_tensor one_hot pad permute_dims pixel_shuffle repeat reshape resize2d scatter_elements "
-    "scatter_nd slice_scatter split squeeze stack strided_slice take tile".split()
+    "astype broadcast_to expand_dims flatten flip full full_like gather_elements gather_nd "
+    "index_tensor one_hot pad pixel_shuffle repeat reshape scatter_elements scatter_nd "
+    "slice_scatter split squeeze stack tile".split()
 )
 _COSTLY = frozenset(
     "acos acosh asin asinh atan atan2 atanh cos cosh erf exp gelu gelu_tanh log log_add_exp power "
@@ -49,7 +45,7 @@ def family(layer: Layer) -> str:
         return "shuffle"
     if kind == "multiply" and "expand_dims" in layer.ops:
         return "squares"
-    if kind in _OWN_FAMILIES:
+    if kind in BY_FAMILY:
         return kind
     return "move" if kind in _MOVES else "element-wise"
 
@@ -141,8 +137,8 @@ class _Context:
         around = _nearness(self._footprint)
         counts = {
             "footprint": self._footprint,
-            "reads blocks": 1 + self._reads_blocks(layer),
-            "makes blocks": 1 + self._makes_blocks(layer),
+            "reads blocks": 1 + self._in_blocks(layer.inputs),
+            "makes blocks": 1 + self._in_blocks(layer.outputs),
             f"weights, {around}": layer.weight_nbytes,
             f"call, {around}": math.e,
         }
@@ -159,10 +155,10 @@ class _Context:
         if not _ORDERING.isdisjoint(layer.ops):
             return False
         made = layer.kind.startswith(("conv", "depthwise"))
-        return made or (family(layer) in _KEEPING_BLOCKS and self._reads_blocks(layer))
+        return made or (family(layer) in _KEEPING_BLOCKS and self._in_blocks(layer.inputs))
 
-    def _reads_blocks(self, layer: Layer) -> bool:
-        return any(tensor.name in self._blocked for tensor in layer.inputs)
+    def _in_blocks(self, tensors: Sequence[Tensor]) -> bool:
+        return any(tensor.name in self._blocked for tensor in tensors)
 
 
 def _nearness(nbytes: float) -> str:
@@ -251,10 +247,7 @@ BY_FAMILY: Mapping[str, tuple[str, ...]] = {
 COMMON = (
     "weights",
     "footprint",
-    "read, near",
-    "read, close",
-    "read, far",
-    "read, out",
+    *(f"read, {name}" for name in NEARNESS),
     "reads blocks",
     "makes blocks",
     "operators",

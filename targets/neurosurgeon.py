@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,15 +79,13 @@ def _quantities(workload: Workload) -> Sequence[float]:
     def count(name: str) -> float:
         return math.exp(workload.features.get(name, 0.0))
 
-    quantities: Mapping[str, Callable[[], Sequence[float]]] = {
-        "convolution": lambda: (
-            count("channels in") * count("groups"),
-            count("kernel") / count("stride") * count("channels out"),
-        ),
-        "fully connected": lambda: (count("read"), count("written")),
-        "pooling": lambda: (count("read"), count("written")),
-    }
-    return quantities.get(_type_of(workload), lambda: (count("written"),))()
+    kind = _type_of(workload)
+    if kind == "convolution":
+        filters = count("kernel") / count("stride") * count("channels out")
+        return count("channels in") * count("groups"), filters
+    if kind in ("fully connected", "pooling"):
+        return count("read"), count("written")
+    return (count("written"),)
 
 
 def _row(quantities: Sequence[float], logarithmic: bool) -> Sequence[float]:

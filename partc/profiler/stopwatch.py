@@ -29,7 +29,6 @@ from partc.errors import PartcError
 from partc.graph import LayerGraph, Tensor
 from partc.plan import Segment
 from partc.runtime.executor import configure_workers
-from partc.runtime.spec import SegmentSpec
 from partc.targets.target import Target
 
 Array = NDArray[np.generic]
@@ -73,15 +72,7 @@ def compile_timed(graph: LayerGraph, target: Target) -> TimedNetwork:
         for position, layer in enumerate(graph.layers)
     ]
     lowered = lower_segments(graph, segments, machine)
-    specs = [
-        SegmentSpec(
-            segment.name,
-            tuple(tensor.name for tensor in segment.inputs),
-            lowered.params[segment.name],
-            tuple(tensor.name for tensor in segment.outputs),
-        )
-        for segment in segments
-    ]
+    specs = [lowered.describe(segment) for segment in segments]
     returned = {tensor.name for tensor in graph.outputs}
     module, timed = add_timed_sequence(lowered.module, specs, returned, _ENTRY)
     with tempfile.TemporaryDirectory(prefix="partc-profile-") as directory:
