@@ -6,21 +6,19 @@ import functools
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
 from partc.errors import BundleError, CompilerError, PartcError
 from partc.frontends.form import find_form
 from partc.plan import Cut, Objective, Side
+from partc.progress import show_budget, show_steps
 
 T = TypeVar("T")
 
@@ -147,7 +145,7 @@ def compile_command(
     goal = _goal(target, server, link, objective, pin, measure, rpc)
     shapes = _shapes(shape)
     find_form(model)
-    with _progress() as progress:
+    with show_steps() as progress:
         from partc.compiler import compile_model
 
         decisions = compile_model(model, goal, output, shapes, progress=progress)
@@ -180,7 +178,7 @@ def plan(
     find_form(model)
     if as_json and len(goal.links) > 1:
         raise PartcError(f"--json prints one decision, but {len(goal.links)} links were given")
-    with _progress() as progress:
+    with show_steps() as progress:
         from partc.compiler import plan_model
 
         decisions = plan_model(model, goal, shapes, progress=progress)
@@ -234,7 +232,7 @@ def inspect(
     goal = _goal(target, server, [link], Objective.LATENCY, [], False, None) if target else None
     shapes = _shapes(shape)
     find_form(model)
-    with _progress() as progress:
+    with show_steps() as progress:
         from partc.compiler import decide, lower_model
 
         graph = lower_model(model, shapes, progress=progress)
@@ -325,7 +323,7 @@ def profile(
     from partc.profiler.command import Request, profile_target
 
     request = Request(target, threads, rpc, 60 * budget, calibrate, output)
-    with _budget_bar() as report:
+    with show_budget() as report:
         told = profile_target(request, report)
     typer.echo(told)
 
@@ -435,45 +433,6 @@ def _outage(text: str) -> Any:
         return Outage(float(start), float(duration))
     except ValueError as error:
         raise PartcError(f"expected --outage START:SECONDS such as 2:0.5, got {text!r}") from error
-
-
-@contextmanager
-def _progress() -> Generator[Callable[[str], None]]:
-    """Show which step runs: a spinner on a terminal, a line for each step elsewhere."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda step: print(step, file=sys.stderr, flush=True)
-        return
-    with console.status("Loading the compiler") as status:
-
-        def show(step: str) -> None:
-            status.update(escape(step))
-            console.print(escape(step), style="dim")
-
-        yield show
-
-
-@contextmanager
-def _budget_bar() -> Generator[Callable[[Any], None]]:
-    """Show how much of a profile's time is spent: a bar on a terminal, a line a step elsewhere."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda step: print(
-            f"{step.networks} networks, {step.layers} layers, "
-            f"{step.spent_s:.0f} of {step.budget_s:.0f} s",
-            file=sys.stderr,
-            flush=True,
-        )
-        return
-    columns = ("{task.description}", BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("Measuring the reference", total=None)
-        yield lambda step: bar.update(
-            task,
-            description=f"{step.layers} layers in {step.networks} networks",
-            completed=min(step.spent_s, step.budget_s),
-            total=step.budget_s,
-        )
 
 
 def _inspect_bundle(directory: Path, as_json: bool) -> None:

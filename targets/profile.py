@@ -55,6 +55,21 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     drift: float
     schema_version: int = SCHEMA_VERSION
 
+    @property
+    def workloads(self) -> list[Workload]:
+        """Of the samples."""
+        return [sample.workload for sample in self.samples]
+
+    @property
+    def latencies_ms(self) -> list[float]:
+        """Of the samples."""
+        return [sample.latency_ms for sample in self.samples]
+
+    @property
+    def networks(self) -> int:
+        """How many networks the samples are from."""
+        return len({sample.network for sample in self.samples})
+
 
 class _Version(msgspec.Struct, frozen=True):
     """What profiles of all versions have."""
@@ -93,11 +108,7 @@ class Measured:
 
     def __init__(self, target: Target, profile: Profile) -> None:
         self._roofline = Roofline(target)
-        self._regression = Regression(
-            [sample.workload for sample in profile.samples],
-            [sample.latency_ms for sample in profile.samples],
-            profile.fits,
-        )
+        self._regression = Regression(profile.workloads, profile.latencies_ms, profile.fits)
 
     def predict(self, layers: Sequence[Layer]) -> list[Prediction]:
         known = self._regression.predict(describe(layers))

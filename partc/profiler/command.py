@@ -129,9 +129,8 @@ def _calibrated(target: Target, board: Board, samples: Sequence[Sample]) -> Targ
 def describe_profile(profile: Profile) -> str:
     """One line: how much was measured, and how good the machine was to measure on."""
     spread = float(np.median([sample.spread for sample in profile.samples]))
-    networks = len({sample.network for sample in profile.samples})
     return (
-        f"{len(profile.samples)} layers in {networks} networks on {profile.processor}; "
+        f"{len(profile.samples)} layers in {profile.networks} networks on {profile.processor}; "
         f"between runs a layer differed by {spread:.1%}, and a whole network by {profile.drift:.1%}"
     )
 

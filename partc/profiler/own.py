@@ -15,8 +15,8 @@ import numpy as np
 from partc.codegen.build import runs_here
 from partc.errors import PartcError
 from partc.graph import Layer, LayerGraph
-from partc.profiler.session import random_inputs
-from partc.profiler.stopwatch import Board, compile_timed, connect
+from partc.profiler.session import time_layers
+from partc.profiler.stopwatch import Board, connect
 from partc.targets.predictor import Prediction
 from partc.targets.target import Target
 
@@ -68,8 +68,7 @@ class OwnLayers:
 
     def _measure(self, board: Board) -> list[tuple[float, float]]:
         """Milliseconds of each layer, and how much they varied."""
-        network = compile_timed(self.graph, self.target)
-        times_ms = board.time_layers(network, random_inputs(self.graph), _RUNS)
+        times_ms = time_layers(self.graph, self.target, board, _RUNS)
         low, middle = np.percentile(times_ms, (20, 50), axis=0)
         return [
             (float(each), float(most / max(each, 1e-6) - 1))

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 from msgspec.structs import replace
+from numpy.typing import NDArray
 
 from partc.errors import PartcError
 from partc.graph import LayerGraph, Tensor
@@ -34,7 +35,7 @@ _ROUND = 8
 _CANDIDATES = 4
 """How many networks are drawn for each one that is measured."""
 _LEAST_MS = 1e-4
-"""What the clock resolves; a layer that takes nothing is said to take as long."""
+"""What a layer that takes nothing is said to take: logarithms need a time above zero."""
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,10 @@ def profile_machine(
         samples = measure(draw_graph(number), target, board, number)
         profile = replace(profile, samples=(*profile.samples, *samples))
         write_profile(profile, path)
-        networks = len({sample.network for sample in profile.samples})
-        if networks % _ROUND == 0:
+        if profile.networks % _ROUND == 0:
             references.append(_measure_reference(target, board))
-        report(Step(networks, len(profile.samples), time.monotonic() - started, budget_s))
+        spent_s = time.monotonic() - started
+        report(Step(profile.networks, len(profile.samples), spent_s, budget_s))
     references.append(_measure_reference(target, board))
     drift = max(references) / min(references) - 1
     profile = replace(profile, drift=drift, fits=fit(profile).fits)
@@ -108,16 +109,21 @@ def draw_graph(number: int) -> LayerGraph:
 
 def measure(graph: LayerGraph, target: Target, board: Board, number: int) -> list[Sample]:
     """Compile a network and time its layers."""
-    with interruptible() as check_interruption:
-        times_ms = board.time_layers(compile_timed(graph, target), random_inputs(graph), RUNS)
-        check_interruption()
-    low, high = np.percentile(times_ms, (20, 80), axis=0)
+    low, high = np.percentile(time_layers(graph, target, board, RUNS), (20, 80), axis=0)
     return [
         Sample(
             number, workload, max(float(least), _LEAST_MS), float(most / max(least, _LEAST_MS)) - 1
         )
         for workload, least, most in zip(describe(graph.layers), low, high, strict=True)
     ]
+
+
+def time_layers(graph: LayerGraph, target: Target, board: Board, runs: int) -> NDArray[np.float64]:
+    """Compile a network and run it: milliseconds of each layer, of shape (runs, layers)."""
+    with interruptible() as check_interruption:
+        times_ms = board.time_layers(compile_timed(graph, target), random_inputs(graph), runs)
+        check_interruption()
+    return times_ms
 
 
 def random_inputs(graph: LayerGraph) -> dict[str, Array]:
@@ -133,9 +139,7 @@ def random_inputs(graph: LayerGraph) -> dict[str, Array]:
 
 def fit(profile: Profile) -> Regression:
     """Regressions on all samples, with rates and scales searched for anew."""
-    workloads = [sample.workload for sample in profile.samples]
-    latencies_ms = [sample.latency_ms for sample in profile.samples]
-    return Regression(workloads, latencies_ms, {})
+    return Regression(profile.workloads, profile.latencies_ms, {})
 
 
 def write_profile(profile: Profile, path: Path) -> None:

@@ -33,7 +33,7 @@ from partc.profiler.command import describe_profile
 from partc.profiler.session import profile_machine
 from partc.profiler.stopwatch import compile_timed, connect
 from partc.report.terminal import report_console
-from partc.targets.features import Workload, describe
+from partc.targets.features import describe
 from partc.targets.link import device_power, load_link
 from partc.targets.neurosurgeon import Neurosurgeon
 from partc.targets.predictor import Prediction, Predictor, Roofline
@@ -67,12 +67,16 @@ class MeasuredModel:
 
 @dataclass(frozen=True)
 class Machine:
-    """What was profiled, and what its predictors are to be compared on."""
+    """What was profiled, what its predictors are compared on, and what each predicts.
+
+    ``predicted_ms`` holds the layers of each model, in order, by predictor.
+    """
 
     title: str
     target: Target
     predictors: Mapping[str, Predictor]
     models: Sequence[MeasuredModel]
+    predicted_ms: Mapping[str, Sequence[Array]]
 
 
 @dataclass(frozen=True)
@@ -130,15 +134,17 @@ def measure_machine(
     target: Target, minutes: float, names: Sequence[str], directory: Path
 ) -> Machine:
     found = profile(target, minutes, directory)
-    workloads = [sample.workload for sample in found.samples]
-    latencies_ms = [sample.latency_ms for sample in found.samples]
     predictors: dict[str, Predictor] = {
         "regression": Measured(target, found),
-        "Neurosurgeon": Baseline(Neurosurgeon(workloads, latencies_ms)),
+        "Neurosurgeon": Baseline(Neurosurgeon(found.workloads, found.latencies_ms)),
         "roofline": Roofline(target),
     }
     models = [measure_model(name, target) for name in names]
-    return Machine(f"{target.name}, {_threads(target)}", target, predictors, models)
+    predicted_ms = {
+        name: [predict_ms(predictor, model, predictors["roofline"]) for model in models]
+        for name, predictor in predictors.items()
+    }
+    return Machine(f"{target.name}, {_threads(target)}", target, predictors, models, predicted_ms)
 
 
 def _threads(target: Target) -> str:
@@ -158,16 +164,20 @@ def predict_ms(predictor: Predictor, model: MeasuredModel, fallback: Predictor) 
 def layer_table(machine: Machine) -> Table:
     """How many layers each predictor meets."""
     table = _table("predictor", "layers", "within 10 %", "within 20 %", "mean error")
-    for name, predictor in machine.predictors.items():
-        errors = np.concatenate([_errors(machine, predictor, model) for model in machine.models])
+    for name in machine.predictors:
+        errors = np.concatenate(_errors(machine, name))
         table.add_row(name, str(len(errors)), *_shares(errors))
     return table
 
 
-def _errors(machine: Machine, predictor: Predictor, model: MeasuredModel) -> Array:
-    predicted = predict_ms(predictor, model, machine.predictors["roofline"])
-    kept = model.layers_ms >= _RESOLVED_MS
-    return np.abs(predicted[kept] / model.layers_ms[kept] - 1)
+def _errors(machine: Machine, name: str) -> list[Array]:
+    """How far off a predictor is, relative to what was measured, for each model."""
+    pairs = zip(machine.models, machine.predicted_ms[name], strict=True)
+    return [np.abs(predicted / model.layers_ms - 1)[_resolved(model)] for model, predicted in pairs]
+
+
+def _resolved(model: MeasuredModel) -> NDArray[np.bool_]:
+    return model.layers_ms >= _RESOLVED_MS
 
 
 def _shares(errors: Array) -> Sequence[str]:
@@ -183,11 +193,8 @@ def model_table(machine: Machine) -> Table:
     table = _table(
         "model", "layers", "measured ms", *(f"{name} ms" for name in machine.predictors), "bar 10 %"
     )
-    for model in machine.models:
-        totals = [
-            float(predict_ms(predictor, model, machine.predictors["roofline"]).sum())
-            for predictor in machine.predictors.values()
-        ]
+    for position, model in enumerate(machine.models):
+        totals = [float(each[position].sum()) for each in machine.predicted_ms.values()]
         best = totals[0] / model.whole_ms - 1
         table.add_row(
             model.name,
@@ -204,28 +211,18 @@ def family_table(machine: Machine) -> Table:
     table = _table(
         "kind of layer", "layers", *(f"{name}, within 20 %" for name in machine.predictors)
     )
-    families = sorted(
-        {each.family for model in machine.models for each in describe(model.graph.layers)}
+    families = np.concatenate(
+        [
+            np.array([each.family for each in describe(model.graph.layers)])[_resolved(model)]
+            for model in machine.models
+        ]
     )
-    for family in families:
-        shares: list[str] = []
-        count = 0
-        for predictor in machine.predictors.values():
-            errors = np.concatenate(
-                [_errors_of(family, machine, predictor, model) for model in machine.models]
-            )
-            count = len(errors)
-            shares.append(f"{np.mean(errors <= 0.2):.0%}" if count else "")
-        if count:
-            table.add_row(family, str(count), *shares)
+    errors = {name: np.concatenate(_errors(machine, name)) for name in machine.predictors}
+    for family in sorted(set(families)):
+        members = families == family
+        shares = (f"{np.mean(each[members] <= 0.2):.0%}" for each in errors.values())
+        table.add_row(str(family), str(np.count_nonzero(members)), *shares)
     return table
-
-
-def _errors_of(family: str, machine: Machine, predictor: Predictor, model: MeasuredModel) -> Array:
-    kept = model.layers_ms >= _RESOLVED_MS
-    workloads: list[Workload] = describe(model.graph.layers)
-    members = np.array([each.family == family for each in workloads])[kept]
-    return _errors(machine, predictor, model)[members]
 
 
 # Decisions ---------------------------------------------------------------------------------------
@@ -236,10 +233,10 @@ def decision_table(device: Machine, server: Machine) -> Table:
     names = list(device.predictors)
     table = _table("model", *(f"{name}, mean (least)" for name in names))
     all_shares: dict[str, list[float]] = {name: [] for name in names}
-    for near, far in zip(device.models, server.models, strict=True):
+    for position, near in enumerate(device.models):
         row: list[str] = []
         for name in names:
-            shares = [_share_of_best(name, device, server, near, far, link) for link in _LINKS]
+            shares = [_share_of_best(name, device, server, position, link) for link in _LINKS]
             all_shares[name] += shares
             row.append(f"{np.mean(shares):.1%} ({min(shares):.1%})")
         table.add_row(near.name, *row)
@@ -253,17 +250,17 @@ def _share_of_best(
     name: str,
     device: Machine,
     server: Machine,
-    near: MeasuredModel,
-    far: MeasuredModel,
+    position: int,
     link_name: str,
 ) -> float:
+    near, far = device.models[position], server.models[position]
     link, watts = load_link(link_name), device.target.busy_watts
     power = device_power(device.target, link)
     measured = annotate(near.graph, Oracle(near.layers_ms), Oracle(far.layers_ms), watts)
     predicted = annotate(
         near.graph,
-        Oracle(predict_ms(device.predictors[name], near, device.predictors["roofline"])),
-        Oracle(predict_ms(server.predictors[name], far, server.predictors["roofline"])),
+        Oracle(device.predicted_ms[name][position]),
+        Oracle(server.predicted_ms[name][position]),
         watts,
     )
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ def lowered(graph: LayerGraph, table: PlanTable) -> LoweredSegments:
 
 @pytest.fixture(scope="module")
 def segments(table: PlanTable, lowered: LoweredSegments) -> list[SegmentSpec]:
-    return specify(table.segments, lowered)
+    return [lowered.describe(segment) for segment in table.segments]
 
 
 def test_a_sequence_takes_what_its_segments_do_not_make_and_returns_what_is_wanted(
@@ -141,18 +141,6 @@ def test_what_a_device_sends_and_returns_outlives_its_sequence(
             assert set(found) == wanted(graph, table, named)
 
 
-def specify(segments: Sequence[Segment], lowered: LoweredSegments) -> list[SegmentSpec]:
-    return [
-        SegmentSpec(
-            segment.name,
-            tuple(tensor.name for tensor in segment.inputs),
-            lowered.params[segment.name],
-            tuple(tensor.name for tensor in segment.outputs),
-        )
-        for segment in segments
-    ]
-
-
 def wanted(graph: LayerGraph, table: PlanTable, named: NamedPlan) -> set[str]:
     """What a plan's device makes for the server or the caller."""
     made = {
@@ -198,7 +186,9 @@ def run_timed(graph: LayerGraph, inputs: Mapping[str, Array], returned: set[str]
         Segment(layer.name, (layer.name,), layer.inputs, layer.outputs) for layer in graph.layers
     ]
     lowered = lower_segments(graph, segments)
-    module, spec = add_timed_sequence(lowered.module, specify(segments, lowered), returned, "timed")
+    module, spec = add_timed_sequence(
+        lowered.module, [lowered.describe(segment) for segment in segments], returned, "timed"
+    )
     executable = relax.build(module, "llvm", exec_mode="compiled")
     arrays = [
         *(inputs[name] for name in spec.inputs),

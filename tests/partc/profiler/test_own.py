@@ -11,7 +11,7 @@ from partc.compiler import lower_model, plan_model
 from partc.errors import PartcError
 from partc.goal import make_goal
 from partc.graph import LayerGraph
-from partc.profiler import own
+from partc.profiler import own, session
 from partc.profiler.own import OwnLayers
 from partc.targets.target import load_target
 
@@ -44,7 +44,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return graph.layers
 
     monkeypatch.setattr(own, "connect", lambda *_: Board())
-    monkeypatch.setattr(own, "compile_timed", compile_timed)
+    monkeypatch.setattr(session, "compile_timed", compile_timed)
     return counts
 
 
