@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -103,7 +104,9 @@ def _read(path: Path) -> _Known:
 
 
 def _write(path: Path, known: _Known) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Remember what was measured; where nothing can be written, it is measured again next time."""
     partial = path.with_suffix(f".{os.getpid()}")
-    partial.write_bytes(msgspec.json.encode(known))
-    partial.replace(path)
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(msgspec.json.encode(known))
+        partial.replace(path)

@@ -78,6 +78,14 @@ def test_a_damaged_cache_is_measured_anew(
     assert len(msgspec.json.decode(file.read_bytes())) == len(graph.layers)
 
 
+def test_where_nothing_can_be_written_it_is_measured_each_time(
+    graph: LayerGraph, measured: list[int], cache: Path
+) -> None:
+    cache.parents[1].write_text("a file where a directory should be")
+    assert predict(graph) == predict(graph)
+    assert len(measured) == 2
+
+
 def test_what_does_not_run_here_is_refused_with_what_to_do(graph: LayerGraph) -> None:
     message = "code for raspberry-pi-4 does not run here to be measured; start `python -m tvm.exec"
     with pytest.raises(PartcError, match=message):
