@@ -28,11 +28,8 @@ class Runs:
         return channel // self.length * self.stride + channel % self.length
 
     def step(self, channels: int, lanes: int) -> int:
-        """How many channels lie side by side, from any multiple of it on, up to the last channel.
-
-        If blocks divide the stride, they also lie in one block.
-        """
-        return math.gcd(self.length, channels, lanes)
+        """How many channels lie side by side in one block, from any multiple of it on."""
+        return math.gcd(self.length, self.stride, channels, lanes)
 
 
 @dataclass(frozen=True)

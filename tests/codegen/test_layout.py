@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from relax_models import Array
 
@@ -183,6 +183,7 @@ def test_runs_are_of_one_length_and_one_distance(slots: tuple[int, ...], runs: R
     assert Layout(4, 3, slots).runs == runs
 
 
+@example(Layout(4, 5, (*range(14), 15, 16)))  # a run that begins in the middle of a block
 @given(layouts())
 def test_steps_of_a_run_lie_side_by_side_in_one_block(layout: Layout) -> None:
     """A kernel reads as many channels at a time by one address."""
