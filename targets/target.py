@@ -34,6 +34,8 @@ class Target(Description, frozen=True, kw_only=True, forbid_unknown_fields=True)
         achieved_fraction: The part of the peak that compiled kernels reach, in (0, 1].
         l1_cache_kib: One core's first-level data cache.
         l2_cache_kib: One core's second-level cache, or its share of one.
+        entry_ms: What a request costs a machine that has waited, however little it computes.
+        cold_share: How much longer layers take there than in runs back to back, relative to them.
         uncompilable: Why partc can plan for this target but not compile, if so.
         profile: Path of a profile that was measured on it, from the file's directory.
 
@@ -52,6 +54,8 @@ class Target(Description, frozen=True, kw_only=True, forbid_unknown_fields=True)
     achieved_fraction: float = 1.0
     l1_cache_kib: int = 32
     l2_cache_kib: int = 256
+    entry_ms: float = 0.0
+    cold_share: float = 0.0
     uncompilable: str | None = None
     profile: str | None = None
 
@@ -59,7 +63,7 @@ class Target(Description, frozen=True, kw_only=True, forbid_unknown_fields=True)
         super().__post_init__()
         require_positive(self, "threads", "peak_gflops", "memory_bandwidth_gb_s", "memory_gb")
         require_positive(self, "busy_watts", "achieved_fraction", "l1_cache_kib", "l2_cache_kib")
-        require_not_negative(self, "launch_overhead_us", "idle_watts")
+        require_not_negative(self, "launch_overhead_us", "idle_watts", "entry_ms", "cold_share")
         if self.achieved_fraction > 1:
             raise ValueError(f"achieved_fraction must be at most 1, not {self.achieved_fraction}")
         if self.idle_watts > self.busy_watts:
