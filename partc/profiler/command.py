@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +13,9 @@ from msgspec.structs import replace
 
 from partc.codegen.build import runs_here
 from partc.errors import PartcError
-from partc.profiler.session import (
-    RUNS,
-    Report,
-    Step,
-    draw_graph,
-    measure,
-    profile_machine,
-    random_inputs,
-)
-from partc.profiler.stopwatch import Board, compile_timed, connect
+from partc.profiler.drawn import DrawnNetwork, compile_drawn, compilers
+from partc.profiler.session import Report, Step, measure, profile_machine
+from partc.profiler.stopwatch import RUNS, Board, connect
 from partc.targets.calibration import FIGURES, calibrate
 from partc.targets.meter import Meter, find_meter
 from partc.targets.profile import Profile, Sample
@@ -108,11 +102,15 @@ def _profile(
 
 def _calibrate(target: Target, board: Board, report: Report) -> tuple[Target, str]:
     started = time.monotonic()
-    samples: list[Sample] = []
-    for number in range(1, _CALIBRATION_NETWORKS + 1):
-        samples += measure(draw_graph(number), target, board, number)
-        spent_s = time.monotonic() - started
-        report(Step(number, len(samples), spent_s, spent_s * _CALIBRATION_NETWORKS / number))
+    drawn: list[DrawnNetwork] = []
+    with compilers(target) as compile_networks:
+        for network in compile_networks(range(1, 1 + _CALIBRATION_NETWORKS)):
+            drawn.append(network)
+            spent_s = time.monotonic() - started
+            layers = sum(len(each.workloads) for each in drawn)
+            expected_s = spent_s * _CALIBRATION_NETWORKS / len(drawn)
+            report(Step(len(drawn), layers, spent_s, expected_s))
+    samples = list(chain(*measure(drawn, board)))
     fitted = _calibrated(target, board, samples)
     figures = ", ".join(f"{name} {getattr(fitted, name):.3g}" for name in FIGURES)
     return fitted, f"{len(samples)} layers: {figures}"
@@ -140,14 +138,14 @@ def describe_profile(profile: Profile) -> str:
 
 def _with_power(target: Target, board: Board, meter: Meter) -> Target:
     """The target with the power that a meter shows, waiting and computing."""
-    graph = draw_graph(1)
-    network, inputs = compile_timed(graph, target), random_inputs(graph)
+    drawn = compile_drawn(1, target)
+    network = board.load(drawn.network, drawn.inputs)
     with meter.record() as idle:
         time.sleep(_POWER_S)
     with meter.record() as busy:
         started = time.monotonic()
         while time.monotonic() - started < _POWER_S:
-            board.time_layers(network, inputs, RUNS)
+            network.time_layers(RUNS)
     watts = {"idle_watts": idle.watts, "busy_watts": max(idle.watts, busy.watts)}
     source = f"measured by {meter.name}"
     return replace(target, **watts, sources=target.sources | dict.fromkeys(watts, source))

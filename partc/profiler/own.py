@@ -11,13 +11,13 @@ from importlib import metadata
 from pathlib import Path
 
 import msgspec
-import numpy as np
 
 from partc.codegen.build import runs_here
 from partc.errors import PartcError
 from partc.graph import Layer, LayerGraph
-from partc.profiler.session import time_layers
-from partc.profiler.stopwatch import Board, connect
+from partc.interruption import interruptible
+from partc.profiler.drawn import random_inputs
+from partc.profiler.stopwatch import Board, compile_timed, connect, settle
 from partc.targets.predictor import Prediction
 from partc.targets.target import Target
 
@@ -69,12 +69,11 @@ class OwnLayers:
 
     def _measure(self, board: Board) -> list[tuple[float, float]]:
         """Milliseconds of each layer, and how much they varied."""
-        times_ms = time_layers(self.graph, self.target, board, _RUNS)
-        low, middle = np.percentile(times_ms, (20, 50), axis=0)
-        return [
-            (float(each), float(most / max(each, 1e-6) - 1))
-            for each, most in zip(low, middle, strict=True)
-        ]
+        with interruptible() as check_interruption:
+            network = compile_timed(self.graph, self.target)
+            (times_ms,) = settle([board.load(network, random_inputs(self.graph))], _RUNS)
+            check_interruption()
+        return [(float(low), float(high / max(low, 1e-6) - 1)) for low, high in times_ms.T]
 
 
 def _description(layer: Layer) -> object:

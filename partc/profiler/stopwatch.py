@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import platform
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,13 @@ from partc.targets.target import Target
 
 Array = NDArray[np.generic]
 
+RUNS = 15
+"""Of a network, one after the other."""
+
+PASSES = 3
+"""What disturbs a machine lasts for a second or for some: so all networks take several turns."""
+
+_PAUSE_S = 0.3
 _ENTRY = "timed"
 _LARGEST_CORES_FIRST = 1  # TVM's affinity mode
 
@@ -103,15 +111,11 @@ class Board:
         self._session = session
         self._thread = thread
 
-    def time_layers(
-        self, network: TimedNetwork, inputs: Mapping[str, Array], runs: int
-    ) -> NDArray[np.float64]:
-        """Milliseconds of each layer in each run, of shape (runs, layers), without the clock's."""
-        return self._thread.submit(self._time_layers, network, inputs, runs).result()
+    def load(self, network: TimedNetwork, inputs: Mapping[str, Array]) -> LoadedNetwork:
+        """Bring a network and its inputs to the machine."""
+        return self._thread.submit(self._load, network, inputs).result()
 
-    def _time_layers(
-        self, network: TimedNetwork, inputs: Mapping[str, Array], runs: int
-    ) -> NDArray[np.float64]:
+    def _load(self, network: TimedNetwork, inputs: Mapping[str, Array]) -> LoadedNetwork:
         device = self._session.cpu(0)
         # A name of its own: to write where a library was loaded from would change code that runs.
         name = f"{uuid4().hex}.so"
@@ -120,16 +124,41 @@ class Board:
         arrays = [*(inputs[tensor.name] for tensor in network.inputs), *network.weights]
         tensors = [tvm.runtime.tensor(array, device) for array in arrays]
         machine.set_input(_ENTRY, *tensors)
-        spans = np.array([self._run(machine, network) for _ in range(1 + runs)][1:])
+        return LoadedNetwork(machine, self._thread, network.layers, network.outputs)
+
+
+class LoadedNetwork:
+    """A timed network where it runs.
+
+    Args:
+        machine: TVM's virtual machine, with its inputs set.
+        thread: Calls the machine.
+        layers: How many layers the network has.
+        outputs: How many tensors it returns before the times.
+    """
+
+    def __init__(
+        self, machine: VirtualMachine, thread: ThreadPoolExecutor, layers: int, outputs: int
+    ) -> None:
+        self._machine = machine
+        self._thread = thread
+        self._layers = layers
+        self._outputs = outputs
+
+    def time_layers(self, runs: int) -> NDArray[np.float64]:
+        """Milliseconds of each layer in each run, of shape (runs, layers), without the clock's."""
+        return self._thread.submit(self._time_layers, runs).result()
+
+    def _time_layers(self, runs: int) -> NDArray[np.float64]:
+        spans = np.array([self._run() for _ in range(1 + runs)][1:])
         reading_ms = np.median(spans[:, 0])
         return np.maximum(spans[:, 1:] - reading_ms, 0.0)
 
-    @staticmethod
-    def _run(machine: VirtualMachine, network: TimedNetwork) -> NDArray[np.float64]:
+    def _run(self) -> NDArray[np.float64]:
         """Milliseconds between readings of the clock, which are two more than layers."""
-        machine.invoke_stateful(_ENTRY)
-        made: Any = machine.get_outputs(_ENTRY)
-        stamps = [made[network.outputs + position] for position in range(network.layers + 2)]
+        self._machine.invoke_stateful(_ENTRY)
+        made: Any = self._machine.get_outputs(_ENTRY)
+        stamps = [made[self._outputs + position] for position in range(self._layers + 2)]
         seconds, nanoseconds = np.array([stamp.numpy() for stamp in stamps]).T
         return (np.diff(seconds) * 1e9 + np.diff(nanoseconds)) / 1e6
 
@@ -165,3 +194,19 @@ def _processor() -> str:
         lines = []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.machine())
+
+
+def settle(networks: Sequence[LoadedNetwork], runs: int = RUNS) -> list[NDArray[np.float64]]:
+    """Time networks in turn, and again, so that each has been timed on a machine left alone.
+
+    Returns:
+        For each network, the least and the largest milliseconds to expect of each layer, of shape
+        (2, layers): the 20th and the 80th percentile of the runs, in the pass that was fastest.
+    """
+    passes = [_take_turns(networks, runs) for _ in range(PASSES)]
+    return [np.min(percentiles, axis=0) for percentiles in zip(*passes, strict=True)]
+
+
+def _take_turns(networks: Sequence[LoadedNetwork], runs: int) -> list[NDArray[np.float64]]:
+    time.sleep(_PAUSE_S)
+    return [np.percentile(network.time_layers(runs), (20, 80), axis=0) for network in networks]

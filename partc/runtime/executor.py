@@ -32,7 +32,9 @@ RUNTIME_LIBRARIES: Mapping[str, tuple[str, ...]] = {
 """The libraries that each kind of device needs."""
 
 _POOLED_ALLOCATOR = 2
-_SHARE_ALL_CORES = -3  # TVM's affinity mode in which every worker may run on every listed CPU
+# TVM's affinity modes: each worker on the listed CPU of its number, or any on any that is listed.
+_ONE_CORE_EACH = -2
+_SHARE_ALL_CORES = -3
 
 
 class Executor:
@@ -323,12 +325,17 @@ def _count_cores() -> int:
 def configure_workers(threads: int) -> None:
     """Give the calling thread a pool of exactly so many workers, itself being one.
 
-    A pool's size is fixed by the length of the first list of CPUs. The second call lets all of its
-    workers run on any CPU that the process may use: TVM's default pins them to the first ones, and
-    so would pin the halves of two bundles on one machine to the same.
+    Where there is a worker for each CPU, each keeps to its own: two on one CPU, which schedulers
+    allow for seconds, take twice as long. Fewer workers may run on any CPU that the process may
+    use: TVM's default pins them to the first ones, and so would pin the halves of two bundles on
+    one machine to the same. A pool's size is fixed by the length of the first list of CPUs.
     """
     configure: Any = tvm_ffi.get_global_func("runtime.config_threadpool")
-    cpus = [str(cpu) for cpu in sorted(os.sched_getaffinity(0))]
-    sized = [cpus[index % len(cpus)] for index in range(threads)]
-    configure(_SHARE_ALL_CORES, threads, sized)
-    configure(_SHARE_ALL_CORES, threads, cpus)
+    cpus = sorted(os.sched_getaffinity(0))
+    names = [str(cpu) for cpu in cpus]
+    if threads == len(cpus):
+        configure(_ONE_CORE_EACH, threads, names)
+        os.sched_setaffinity(0, cpus[:1])
+        return
+    configure(_SHARE_ALL_CORES, threads, [names[index % len(cpus)] for index in range(threads)])
+    configure(_SHARE_ALL_CORES, threads, names)

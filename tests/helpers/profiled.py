@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,10 @@ from tvm.relax import op
 
 from partc.graph import Layer, LayerGraph
 from partc.passes.canonicalize import canonicalize
+from partc.profiler.drawn import Compile, DrawnNetwork, random_inputs
 from partc.profiler.layers import Layers, make_module
+from partc.targets.features import describe
+from partc.targets.target import Target
 
 Array = NDArray[Any]
 
@@ -42,15 +46,39 @@ class FakeBoard:
     processor: str = "an abacus"
     slower: float = 1.0
     measured: list[LayerGraph] = field(default_factory=list[LayerGraph])
+    runs: int = 0
 
-    def time_layers(
-        self, network: LayerGraph, inputs: Mapping[str, Array], runs: int
-    ) -> NDArray[np.float64]:
+    def load(self, network: LayerGraph, inputs: Mapping[str, Array]) -> FakeNetwork:
         assert inputs.keys() == {tensor.name for tensor in network.inputs}
         self.measured.append(network)
         times_ms = [self.slower * formula_ms(layer) for layer in network.layers]
-        noise = np.random.default_rng(len(self.measured)).uniform(1, 1.01, (runs, 1))
-        return noise * np.array(times_ms)
+        return FakeNetwork(self, np.array(times_ms), len(self.measured))
+
+
+@dataclass
+class FakeNetwork:
+    """What a board has loaded: times to give, with a hundredth of noise."""
+
+    board: FakeBoard
+    times_ms: Array
+    seed: int
+
+    def time_layers(self, runs: int) -> Array:
+        self.board.runs += runs
+        return np.random.default_rng(self.seed).uniform(1, 1.01, (runs, 1)) * self.times_ms
+
+
+def draw_small(number: int, target: Target) -> DrawnNetwork:
+    """A small network that a fake board takes as it is."""
+    graph = small_network(number)
+    network: Any = graph
+    return DrawnNetwork(number, network, random_inputs(graph), describe(graph.layers))
+
+
+@contextmanager
+def compile_here(target: Target, compile_drawn: Any = draw_small) -> Generator[Compile]:
+    """Compilers that need no processes."""
+    yield lambda numbers: (compile_drawn(number, target) for number in numbers)
 
 
 def formula_ms(layer: Layer) -> float:

@@ -5,15 +5,20 @@ import re
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from profiled import FakeBoard, small_network
+from profiled import FakeBoard, compile_here, draw_small, small_network
 
 from partc import cli
-from partc.profiler import command, session
+from partc.profiler import command, session, stopwatch
+from partc.profiler.drawn import DrawnNetwork, random_inputs
+from partc.profiler.stopwatch import compile_timed
+from partc.targets.features import describe
 from partc.targets.meter import Recording
 from partc.targets.predictor import predictor_for
 from partc.targets.profile import load_profile
@@ -45,17 +50,30 @@ def partc(
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is drawn is small, so that it is compiled and run here in a moment."""
+    compile_small(monkeypatch, compile_small_here)
     monkeypatch.setattr(session, "draw_graph", small_network)
-    monkeypatch.setattr(command, "draw_graph", small_network)
     monkeypatch.setattr(command, "find_meter", lambda: None)
+    monkeypatch.setattr(stopwatch, "_PAUSE_S", 0)
+
+
+def compile_small(monkeypatch: pytest.MonkeyPatch, compile_drawn: Any) -> None:
+    compilers = partial(compile_here, compile_drawn=compile_drawn)
+    for module in (session, command):
+        monkeypatch.setattr(module, "compilers", compilers)
+    monkeypatch.setattr(command, "compile_drawn", compile_drawn)
+
+
+def compile_small_here(number: int, target: Target) -> DrawnNetwork:
+    graph = small_network(number)
+    workloads = describe(graph.layers)
+    return DrawnNetwork(number, compile_timed(graph, target), random_inputs(graph), workloads)
 
 
 @pytest.fixture
 def fake(small: None, monkeypatch: pytest.MonkeyPatch) -> FakeBoard:
     """A board that says at once what layers take."""
     board = FakeBoard()
-    for module in (session, command):
-        monkeypatch.setattr(module, "compile_timed", lambda graph, _: graph)
+    compile_small(monkeypatch, draw_small)
     monkeypatch.setattr(command, "connect", lambda *_: board)
     return board
 
@@ -196,10 +214,10 @@ class FakeMeter:
 
     @contextmanager
     def record(self) -> Generator[Recording]:
-        recording, before = Recording(), len(self._board.measured)
+        recording, before = Recording(), self._board.runs
         yield recording
         recording.seconds = 2.0
-        recording.joules = 2 * (7.5 if len(self._board.measured) > before else 2.5)
+        recording.joules = 2 * (7.5 if self._board.runs > before else 2.5)
 
 
 class TestPower:

@@ -7,8 +7,8 @@ from tvm import relax
 from tvm_ffi import structural_equal
 
 from partc.graph import LayerGraph
+from partc.profiler.drawn import draw_graph, random_inputs
 from partc.profiler.networks import draw_network
-from partc.profiler.session import draw_graph, random_inputs
 from partc.targets.features import BY_FAMILY, describe
 
 SEEDS = range(1, 13)

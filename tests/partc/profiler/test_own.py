@@ -11,7 +11,7 @@ from partc.compiler import lower_model, plan_model
 from partc.errors import PartcError
 from partc.goal import make_goal
 from partc.graph import LayerGraph
-from partc.profiler import own, session
+from partc.profiler import own
 from partc.profiler.own import OwnLayers
 from partc.targets.target import load_target
 
@@ -36,15 +36,20 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     class Board:
         processor = "a processor"
 
-        def time_layers(self, _network: Any, _inputs: Any, runs: int) -> Any:
-            counts.append(len(_network))
-            return np.tile(1.0 + np.arange(len(_network)), (runs, 1))
+        def load(self, network: Any, _: Any) -> Any:
+            counts.append(len(network))
+            return network
+
+    def settle(networks: Any, _runs: int) -> Any:
+        times_ms = [1.0 + np.arange(len(network)) for network in networks]
+        return [np.array([low, 1.5 * low]) for low in times_ms]
 
     def compile_timed(graph: LayerGraph, _target: Any) -> Any:
         return graph.layers
 
     monkeypatch.setattr(own, "connect", lambda *_: Board())
-    monkeypatch.setattr(session, "compile_timed", compile_timed)
+    monkeypatch.setattr(own, "settle", settle)
+    monkeypatch.setattr(own, "compile_timed", compile_timed)
     return counts
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import signal
@@ -14,12 +13,13 @@ import msgspec
 import numpy as np
 import pytest
 from msgspec.structs import replace
-from profiled import FakeBoard, formula_ms, small_network
+from profiled import FakeBoard, compile_here, formula_ms, small_network
 
 from partc.errors import PartcError
 from partc.graph import LayerGraph
-from partc.profiler import session
-from partc.profiler.session import Step, draw_graph, fit, profile_machine, random_inputs
+from partc.profiler import session, stopwatch
+from partc.profiler.drawn import draw_graph, random_inputs
+from partc.profiler.session import Step, fit, profile_machine
 from partc.targets.features import describe
 from partc.targets.predictor import predictor_for
 from partc.targets.profile import Profile, load_profile
@@ -30,20 +30,26 @@ LAYERS = 3
 """Of a small network."""
 
 
+ROUND = session._ROUND
+FIRST = session._FIRST_ROUNDS * ROUND
+
+
 @pytest.fixture
 def board(monkeypatch: pytest.MonkeyPatch) -> FakeBoard:
     """A second passes with each network that it measures, and nothing is compiled."""
     board = FakeBoard()
     clock = SimpleNamespace(monotonic=lambda: float(len(board.measured)))
     monkeypatch.setattr(session, "time", clock)
-    monkeypatch.setattr(session, "compile_timed", lambda graph, _: graph)
+    monkeypatch.setattr(session, "compilers", compile_here)
     monkeypatch.setattr(session, "draw_graph", small_network)
+    monkeypatch.setattr(stopwatch, "_PAUSE_S", 0)
     return board
 
 
-def profile(board: FakeBoard, path: Path, networks: int, **options: Any) -> Profile:
-    """Measure so many networks, and the reference before and after them."""
-    return profile_machine(TARGET, board, path, 1.0 + networks, **options)  # type: ignore[arg-type]
+def profile(board: FakeBoard, path: Path, rounds: int, **options: Any) -> Profile:
+    """Measure so many rounds of networks, with the reference in each."""
+    budget_s = float(rounds * (1 + ROUND))
+    return profile_machine(TARGET, board, path, budget_s, **options)  # type: ignore[arg-type]
 
 
 def networks_of(profile: Profile) -> list[int]:
@@ -52,12 +58,12 @@ def networks_of(profile: Profile) -> list[int]:
 
 def test_a_profile_is_what_the_board_takes(board: FakeBoard, tmp_path: Path) -> None:
     path = tmp_path / "x.profile.json"
-    made = profile(board, path, 4)
+    made = profile(board, path, 1)
     assert load_profile(path) == made
     assert list(tmp_path.iterdir()) == [path]
     assert (made.target, made.threads, made.processor) == ("native", 1, "an abacus")
-    assert len(networks_of(made)) == 4
-    assert len(made.samples) == 4 * LAYERS
+    assert networks_of(made) == list(range(1, 1 + ROUND))
+    assert len(made.samples) == ROUND * LAYERS
     layers = [layer for number in networks_of(made) for layer in small_network(number).layers]
     for sample, layer in zip(made.samples, layers, strict=True):
         assert sample.workload.kind == layer.kind
@@ -67,7 +73,7 @@ def test_a_profile_is_what_the_board_takes(board: FakeBoard, tmp_path: Path) -> 
 
 def test_layers_are_predicted_from_it(board: FakeBoard, tmp_path: Path) -> None:
     path = tmp_path / "x.profile.json"
-    made = profile(board, path, 12)
+    made = profile(board, path, 2)
     assert made.fits.keys() == fit(made).fits.keys() != set()
     graph = small_network(1000)
     predictor = predictor_for(replace(TARGET, profile=str(path)))
@@ -76,30 +82,42 @@ def test_layers_are_predicted_from_it(board: FakeBoard, tmp_path: Path) -> None:
         assert prediction.latency_ms == pytest.approx(formula_ms(layer), rel=0.1)
 
 
-def test_every_network_is_written_and_reported(board: FakeBoard, tmp_path: Path) -> None:
+def test_every_round_is_written_and_every_network_reported(
+    board: FakeBoard, tmp_path: Path
+) -> None:
     path = tmp_path / "x.profile.json"
     steps: list[Step] = []
 
     def report(step: Step) -> None:
         steps.append(step)
-        assert len(load_profile(path).samples) == step.layers
+        if step.networks > ROUND:
+            assert networks_of(load_profile(path)) == list(range(1, 1 + ROUND))
 
-    profile(board, path, 3, report=report)
-    assert steps == [Step(n, n * LAYERS, 1.0 + n, 4.0) for n in (1, 2, 3)]
+    profile(board, path, 2, report=report)
+    assert steps == [
+        Step(n, n * LAYERS, spent_s, 2.0 * (1 + ROUND))
+        for n in range(1, 1 + 2 * ROUND)
+        for spent_s in [0.0 if n <= ROUND else 1.0 + ROUND]
+    ]
 
 
-def test_one_network_is_measured_however_small_the_budget(board: FakeBoard, tmp_path: Path) -> None:
-    assert len(profile(board, tmp_path / "x.profile.json", 0).samples) == LAYERS
+def test_a_round_is_measured_however_small_the_budget(board: FakeBoard, tmp_path: Path) -> None:
+    assert len(profile(board, tmp_path / "x.profile.json", 0).samples) == ROUND * LAYERS
+
+
+def test_no_time_is_left_and_nothing_is_measured(board: FakeBoard, tmp_path: Path) -> None:
+    first = profile(board, tmp_path / "x.profile.json", 1)
+    assert profile(board, tmp_path / "x.profile.json", 0) == first
 
 
 def test_another_run_goes_on(board: FakeBoard, tmp_path: Path) -> None:
     path = tmp_path / "x.profile.json"
-    first = profile(board, path, 3)
+    first = profile(board, path, 1)
     board.measured.clear()
-    second = profile(board, path, 2)
+    second = profile(board, path, 1)
     assert second.samples[: len(first.samples)] == first.samples
-    assert networks_of(second) == [1, 2, 3, 4, 5]
-    assert len(board.measured) == 2 + 2
+    assert networks_of(second) == list(range(1, 1 + 2 * ROUND))
+    assert len(board.measured) == 1 + ROUND
 
 
 @pytest.mark.parametrize(
@@ -146,28 +164,21 @@ def test_where_nothing_can_be_written(board: FakeBoard, tmp_path: Path) -> None:
         profile(board, tmp_path / "missing" / "x.json", 1)
 
 
-def test_an_interruption_keeps_what_was_measured(
-    board: FakeBoard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interruption_keeps_what_was_measured(board: FakeBoard, tmp_path: Path) -> None:
     path = tmp_path / "x.profile.json"
 
-    def press_unseen(graph: LayerGraph, _: object) -> LayerGraph:
-        """Ctrl-C where C++ calls back, which takes no notice."""
-        if len(board.measured) == 3:
-            with contextlib.suppress(KeyboardInterrupt):
-                os.kill(os.getpid(), signal.SIGINT)
-                threading.Event().wait(5)
-        return graph
+    def press(step: Step) -> None:
+        if step.networks > ROUND:
+            os.kill(os.getpid(), signal.SIGINT)
+            threading.Event().wait(5)
 
-    monkeypatch.setattr(session, "compile_timed", press_unseen)
     with pytest.raises(KeyboardInterrupt):
-        profile(board, path, 5)
+        profile(board, path, 5, report=press)
     kept = load_profile(path)
-    assert networks_of(kept) == [1, 2]
+    assert networks_of(kept) == list(range(1, 1 + ROUND))
     board.measured.clear()
-    monkeypatch.setattr(session, "compile_timed", lambda graph, _: graph)
     after = profile(board, path, 1)
-    assert networks_of(after) == [1, 2, 3]
+    assert networks_of(after) == list(range(1, 1 + 2 * ROUND))
     assert after.samples[: len(kept.samples)] == kept.samples
 
 
@@ -185,9 +196,9 @@ def test_after_the_first_networks_those_are_measured_that_are_in_doubt(
 
     monkeypatch.setattr(session, "draw_graph", numbered)
     monkeypatch.setattr(session, "_doubt", doubt)
-    measured = networks_of(profile(board, tmp_path / "x.profile.json", 24))
-    first, chosen = measured[:16], measured[16:]
-    assert first == list(range(1, 17))
+    measured = networks_of(profile(board, tmp_path / "x.profile.json", 5))
+    first, chosen = measured[:FIRST], measured[FIRST:]
+    assert first == list(range(1, 1 + FIRST))
     assert len(doubted) > len(chosen)
     assert set(chosen) < set(doubted)
     assert all(number % 3 == 0 for number in chosen)
@@ -197,28 +208,27 @@ def test_after_the_first_networks_those_are_measured_that_are_in_doubt(
 def test_doubt_is_about_layers_unlike_those_that_were_measured(
     board: FakeBoard, tmp_path: Path
 ) -> None:
-    regression = fit(profile(board, tmp_path / "x.profile.json", 12))
+    regression = fit(profile(board, tmp_path / "x.profile.json", 2))
     known, stranger = small_network(3), draw_graph(3)
     assert session._doubt(known, regression) < session._doubt(stranger, regression)
 
 
-@pytest.mark.parametrize(
-    "slower", [[1.0] * 15, [*[1.0] * 7, *[1.5] * 8], [*[1.0] * 4, *[1.5] * 8, *[1.0] * 3]]
-)
+@pytest.mark.parametrize("slower", [[1.0, 1.0, 1.0], [1.0, 1.0, 1.5], [1.0, 1.5, 1.0]])
 def test_drift_is_how_much_the_reference_changed(
     board: FakeBoard, tmp_path: Path, slower: Sequence[float]
 ) -> None:
     def report(step: Step) -> None:
-        board.slower = slower[step.networks]
+        board.slower = slower[min(step.networks // ROUND, 2)]
 
-    drift = profile(board, tmp_path / "x.profile.json", 14, report=report).drift
+    drift = profile(board, tmp_path / "x.profile.json", 3, report=report).drift
     assert drift == pytest.approx(max(slower) - 1, abs=0.02)
 
 
 def test_the_reference_is_measured_in_between(board: FakeBoard, tmp_path: Path) -> None:
-    profile(board, tmp_path / "x.profile.json", 11)
+    made = profile(board, tmp_path / "x.profile.json", 3)
     references = [graph for graph in board.measured if graph == board.measured[0]]
-    assert len(references) >= 3
+    assert len(references) == 3
+    assert 0 not in networks_of(made)
 
 
 def test_inputs_are_of_the_types_of_the_network() -> None:

@@ -16,7 +16,7 @@ from profiled import Array, convolutions
 
 from partc.errors import PartcError
 from partc.graph import LayerGraph
-from partc.profiler.session import draw_graph, random_inputs
+from partc.profiler.drawn import draw_graph, random_inputs
 from partc.profiler.stopwatch import Board, TimedNetwork, compile_timed, connect
 from partc.targets.target import load_target
 
@@ -66,7 +66,7 @@ def free_port() -> int:
 
 
 def time_layers(board: Board, network: TimedNetwork, graph: LayerGraph) -> Array:
-    times_ms = board.time_layers(network, random_inputs(graph), RUNS)
+    times_ms = board.load(network, random_inputs(graph)).time_layers(RUNS)
     assert times_ms.shape == (RUNS, len(graph.layers))
     assert (times_ms >= 0).all()
     return np.min(times_ms, axis=0)
