@@ -14,6 +14,7 @@ from partc.targets.catalog import (
     require_not_negative,
     require_positive,
 )
+from partc.targets.load import LoadCurve, processor_sharing
 
 TvmAttribute = str | int | list[str]
 
@@ -38,6 +39,7 @@ class Target(Description, frozen=True, kw_only=True, forbid_unknown_fields=True)
         cold_share: How much longer layers take there than in runs back to back, relative to them.
         uncompilable: Why partc can plan for this target but not compile, if so.
         profile: Path of a profile that was measured on it, from the file's directory.
+        load: How much longer a request takes while it computes others, as measured on it.
 
     Raises:
         ValueError: A figure is out of its range, or ``tvm`` has neither a tag nor a kind.
@@ -58,6 +60,7 @@ class Target(Description, frozen=True, kw_only=True, forbid_unknown_fields=True)
     cold_share: float = 0.0
     uncompilable: str | None = None
     profile: str | None = None
+    load: LoadCurve | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -74,6 +77,16 @@ class Target(Description, frozen=True, kw_only=True, forbid_unknown_fields=True)
             raise ValueError("tvm needs a tag or a kind")
         if self.uncompilable == "":
             raise ValueError("uncompilable must give a reason or be left out")
+
+    @property
+    def load_curve(self) -> LoadCurve:
+        """What was measured, or else processor sharing.
+
+        A machine is taken for one of as many cores as threads, unless ``tvm`` says ``num-cores``.
+        """
+        cores = self.tvm.get("num-cores")
+        known = cores if isinstance(cores, int) else self.threads
+        return self.load or processor_sharing(self.threads, known)
 
 
 _CATALOG = Catalog(kind="target", folder="boards", type=Target)
