@@ -84,6 +84,29 @@ class DevicePower:
 
 
 @dataclass(frozen=True)
+class EntryCharges:
+    """What a side pays once if it computes anything, whatever it computes.
+
+    Args:
+        device_ms: Time on the device.
+        server_ms: Time on the server, unloaded.
+        device_mj: Energy that the device draws meanwhile.
+    """
+
+    device_ms: float = 0.0
+    server_ms: float = 0.0
+    device_mj: float = 0.0
+
+    def __post_init__(self) -> None:
+        charges = (self.device_ms, self.server_ms, self.device_mj)
+        if not all(math.isfinite(charge) and charge >= 0 for charge in charges):
+            raise GraphError(f"a charge must be finite and not negative: {self}")
+
+
+FREE_ENTRY = EntryCharges()
+
+
+@dataclass(frozen=True)
 class Plan:
     """A cut with the tensors that cross it and the coefficients of its cost.
 
@@ -92,9 +115,9 @@ class Plan:
         server_layers: In the graph's order.
         upload: Tensors that the device sends; in the graph's order, no tensor twice.
         download: Outputs of the model that the server makes and sends back.
-        device_ms: Time of the device's layers.
-        server_ms: Time of the server's layers, unloaded.
-        device_mj: Energy that the device draws for its layers.
+        device_ms: Time of the device's layers and, if it has any, of entering them.
+        server_ms: The same of the server, unloaded.
+        device_mj: Energy that the device draws during ``device_ms``.
     """
 
     device_layers: tuple[str, ...]
@@ -151,8 +174,13 @@ def transfer_ms(nbytes: int, rate_mbps: float) -> float:
     return nbytes * 8 / (rate_mbps * 1e3)
 
 
-def make_plan(graph: LayerGraph, cut: Cut) -> Plan:
+def make_plan(graph: LayerGraph, cut: Cut, entry: EntryCharges = FREE_ENTRY) -> Plan:
     """Work out what crosses a cut and what it costs.
+
+    Args:
+        graph: An annotated graph.
+        cut: Which of its layers run on the server.
+        entry: What each side pays that has layers.
 
     Raises:
         GraphError: The cut names no layer of the graph, sends a tensor from the server back to a
@@ -172,10 +200,16 @@ def make_plan(graph: LayerGraph, cut: Cut) -> Plan:
             if tensor.name in read_on_server and tensor.name not in made_on_server
         ),
         download=_unique(tensor for tensor in graph.outputs if tensor.name in made_on_server),
-        device_ms=sum((layer.annotated_cost.device_ms for layer in device), 0.0),
-        server_ms=sum((layer.annotated_cost.server_ms for layer in server), 0.0),
-        device_mj=sum((layer.annotated_cost.device_mj for layer in device), 0.0),
+        device_ms=_add(entry.device_ms, (layer.annotated_cost.device_ms for layer in device)),
+        server_ms=_add(entry.server_ms, (layer.annotated_cost.server_ms for layer in server)),
+        device_mj=_add(entry.device_mj, (layer.annotated_cost.device_mj for layer in device)),
     )
+
+
+def _add(entry: float, costs: Iterable[float]) -> float:
+    """The cost of layers and of entering them, or nothing if there are none."""
+    known = list(costs)
+    return sum(known, entry) if known else 0.0
 
 
 def check_cut(graph: LayerGraph, cut: Cut) -> None:

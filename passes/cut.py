@@ -5,13 +5,13 @@ Acceleration on the Edge", INFOCOM 2019) with two corrections, without which it 
 infinite arcs from every consumer to its producers keep the server from feeding the device, and
 every tensor, not every layer, has a vertex of its own, so that of several outputs only those that
 are read across the cut are paid for.
-Outputs that the server makes pay their download. What asking the server costs at all, the round
-trip and the energy of the radio's tail, is weighed at the end.
+Outputs that the server makes pay their download. What a side costs that has any layers is weighed
+at the end: entering it and, for the server, the round trip and the energy of the radio's tail.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -23,7 +23,16 @@ from ortools.graph.python.max_flow import SimpleMaxFlow
 
 from partc.errors import CompilerError, GraphError, InfeasibleError, TargetError
 from partc.graph import LayerGraph, Tensor
-from partc.plan import Conditions, Cut, DevicePower, Objective, Side, transfer_ms
+from partc.plan import (
+    FREE_ENTRY,
+    Conditions,
+    Cut,
+    DevicePower,
+    EntryCharges,
+    Objective,
+    Side,
+    transfer_ms,
+)
 
 _SOURCE, _SINK, _FIRST_LAYER = 0, 1, 2
 _UNITS_PER_MILLI = 1e6  # capacities are whole nanoseconds or nanojoules
@@ -42,6 +51,7 @@ def find_cut(
     power: DevicePower,
     objective: Objective = Objective.LATENCY,
     pins: Mapping[str, Side] = {},
+    entry: EntryCharges = FREE_ENTRY,
 ) -> Cut:
     """The cut whose plan costs least; among equals the one with the fewest server layers.
 
@@ -51,6 +61,7 @@ def find_cut(
         power: What the device draws; only the energy objective depends on it.
         objective: Whether ``Plan.latency_ms`` or ``Plan.energy_mj`` is minimised.
         pins: The side on which a layer must run, by layer name.
+        entry: What a side pays besides its layers if it has any.
 
     Returns:
         An exact optimum, up to rounding of each cost to a nanosecond or a nanojoule.
@@ -61,12 +72,32 @@ def find_cut(
         TargetError: The costs are too large to add up.
     """
     _check_pins(graph, pins)
-    costs = _price(graph, conditions, power, objective)
+    costs = _price(graph, conditions, power, objective, entry)
+    return min(_candidates(graph, costs, pins), key=lambda candidate: candidate[0])[1]
+
+
+def _candidates(
+    graph: LayerGraph, costs: _Costs, pins: Mapping[str, Side]
+) -> Iterator[tuple[int, Cut]]:
+    """Cuts with their costs: the best is among them, those with fewer server layers come first.
+
+    Every cut that uses both sides pays the same charges. So if a minimum cut does, no other that
+    does is better; if it leaves a side out, no cut that uses both is better than it.
+    """
+    if Side.SERVER not in pins.values():
+        yield int(costs.device.sum()) + costs.device_entry, Cut.device_only()
     least_cost, server_layers = _solve(graph, costs, pins)
-    may_stay = Side.SERVER not in pins.values()
-    if may_stay and costs.device.sum() <= least_cost + costs.asking:
-        return Cut.device_only()
-    return Cut(server_layers)
+    if 0 < len(server_layers) < len(graph.layers):
+        yield least_cost + costs.device_entry + costs.server_entry, Cut(server_layers)
+    if Side.DEVICE not in pins.values():
+        yield _server_only_cost(graph, costs) + costs.server_entry, Cut.server_only(graph)
+
+
+def _server_only_cost(graph: LayerGraph, costs: _Costs) -> int:
+    """Of all layers on the server, and of uploading what they read of the model's inputs."""
+    read = {tensor.name for layer in graph.layers for tensor in layer.inputs}
+    uploaded = [tensor.name in read for tensor in graph.inputs]
+    return int(costs.server.sum() + costs.upload[: len(uploaded)][uploaded].sum())
 
 
 def resolve_pins(graph: LayerGraph, patterns: Sequence[tuple[str, Side]]) -> dict[str, Side]:
@@ -145,13 +176,15 @@ class _Costs:
         device: Of every layer on the device.
         server: Of every layer on the server, with the download of the outputs it makes.
         upload: Of every tensor, in the order of ``graph.tensors``.
-        asking: Of asking the server at all: what a cut pays once or not.
+        device_entry: Of computing on the device at all.
+        server_entry: Of asking the server at all.
     """
 
     device: _Capacities
     server: _Capacities
     upload: _Capacities
-    asking: int
+    device_entry: int
+    server_entry: int
 
     @property
     def infinite(self) -> int:
@@ -160,7 +193,11 @@ class _Costs:
 
 
 def _price(
-    graph: LayerGraph, conditions: Conditions, power: DevicePower, objective: Objective
+    graph: LayerGraph,
+    conditions: Conditions,
+    power: DevicePower,
+    objective: Objective,
+    entry: EntryCharges,
 ) -> _Costs:
     """What every choice adds to the objective, exactly as ``Plan`` counts it."""
     # What a millisecond of each activity costs: itself, or what the device draws meanwhile.
@@ -191,21 +228,28 @@ def _price(
             uploading * transfer_ms(tensor.nbytes, conditions.uplink_mbps)
             for tensor in graph.tensors
         ],
-        asking=waiting * conditions.round_trip_ms + tail,
+        device_entry=entry.device_ms if objective is Objective.LATENCY else entry.device_mj,
+        server_entry=waiting * (conditions.round_trip_ms + conditions.load * entry.server_ms)
+        + tail,
     )
 
 
 def _round_costs(
-    device: Sequence[float], server: Sequence[float], upload: Sequence[float], asking: float
+    device: Sequence[float],
+    server: Sequence[float],
+    upload: Sequence[float],
+    device_entry: float,
+    server_entry: float,
 ) -> _Costs:
     """Round milliseconds or millijoules to whole units, of which a cut can be computed exactly."""
-    total = sum(device) + sum(server) + sum(upload) + asking
+    total = sum(device) + sum(server) + sum(upload) + device_entry + server_entry
     if not total <= _LARGEST_TOTAL:
         raise TargetError(
             f"layers and transfers cost {total:.3g} ms or mJ together, expected at most "
             f"{_LARGEST_TOTAL:.3g}; check the link's rates and the layers' costs"
         )
-    return _Costs(_round(device), _round(server), _round(upload), int(_round([asking])[0]))
+    entries = (int(charge) for charge in _round([device_entry, server_entry]))
+    return _Costs(_round(device), _round(server), _round(upload), *entries)
 
 
 def _round(costs: Sequence[float]) -> _Capacities:

@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from partc.graph import Layer, LayerCost, LayerGraph, Tensor, TensorType
-from partc.plan import Conditions, Cut, DevicePower
+from partc.plan import FREE_ENTRY, Conditions, Cut, DevicePower, EntryCharges
 
 thorough = settings(max_examples=100, deadline=None)
 
@@ -32,6 +32,13 @@ def powers(watts: st.SearchStrategy[float] = whole_costs) -> st.SearchStrategy[D
     """Often with a radio that costs so little that the rest decides."""
     others = st.one_of(watts, st.sampled_from([0.0, 0.125]))
     return st.builds(DevicePower, watts, others, others, others, watts)
+
+
+def entry_charges(
+    costs: st.SearchStrategy[float] = whole_costs,
+) -> st.SearchStrategy[EntryCharges]:
+    """Often none."""
+    return st.one_of(st.just(FREE_ENTRY), st.builds(EntryCharges, costs, costs, costs))
 
 
 def _tensor(draw: st.DrawFn, name: str) -> Tensor:

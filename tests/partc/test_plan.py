@@ -14,6 +14,7 @@ from partc.plan import (
     Conditions,
     Cut,
     DevicePower,
+    EntryCharges,
     NamedPlan,
     Objective,
     Plan,
@@ -129,6 +130,35 @@ def test_plan_by_hand(
     assert (plan.device_ms, plan.server_ms, plan.device_mj) == (device_ms, server_ms, 2 * device_ms)
     assert plan.latency_ms(LINK) == pytest.approx(latency_ms)
     assert plan.energy_mj(LINK, POWER) == pytest.approx(energy_mj)
+
+
+@pytest.mark.parametrize(
+    ("server", "charged_ms", "charged_mj"),
+    [("", (8, 0), 24), ("a b c", (0, 3), 0), ("c", (8, 3), 24), ("b c", (8, 3), 24)],
+)
+def test_a_side_that_computes_is_entered_once(
+    server: str, charged_ms: tuple[float, float], charged_mj: float
+) -> None:
+    cut = _cut(*server.split())
+    entered, free = make_plan(GRAPH, cut, EntryCharges(8, 3, 24)), make_plan(GRAPH, cut)
+    assert (entered.device_ms - free.device_ms, entered.server_ms - free.server_ms) == charged_ms
+    assert entered.device_mj - free.device_mj == charged_mj
+    loaded = replace(LINK, load=2)
+    assert entered.latency_ms(loaded) - free.latency_ms(loaded) == charged_ms[0] + 2 * charged_ms[1]
+    assert entered.energy_mj(loaded, POWER) - free.energy_mj(loaded, POWER) == pytest.approx(
+        charged_mj + POWER.idle_watts * 2 * charged_ms[1]
+    )
+
+
+def test_a_graph_without_layers_enters_nothing() -> None:
+    plan = make_plan(tiny_graph({"x": 1}, {}, "x"), _cut(), EntryCharges(8, 3, 24))
+    assert (plan.device_ms, plan.server_ms, plan.device_mj) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("charge", [-1.0, float("nan"), float("inf")])
+def test_charges_that_are_none(charge: float) -> None:
+    with pytest.raises(GraphError, match="a charge must be finite and not negative"):
+        EntryCharges(server_ms=charge)
 
 
 def test_plan_lists_layers_in_the_graphs_order() -> None:

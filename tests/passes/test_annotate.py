@@ -4,11 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pytest
+from msgspec.structs import replace
 
 from partc.errors import GraphError
 from partc.graph import Layer, LayerCost, LayerGraph, Tensor, TensorType
-from partc.passes.annotate import annotate
+from partc.passes.annotate import annotate, entry_charges
+from partc.plan import FREE_ENTRY, EntryCharges
 from partc.targets.predictor import Prediction, UnknownLayerError
+from partc.targets.target import load_target
 
 X, Y, Z = (Tensor(name, TensorType("float32", (4,))) for name in "xyz")
 PAYLOAD = object()
@@ -49,6 +52,21 @@ def test_costs_say_how_certain_they_are():
     assert annotate(GRAPH, device, server, busy_watts=3).layers[0].cost == LayerCost(
         2, 0.5, 6, device_error=0.1, server_error=0.3, extrapolated=True
     )
+
+
+def test_layers_take_longer_on_machines_that_have_waited():
+    device, server = PerFlop(0.02, error=0.1), PerFlop(0.005, error=0.3)
+    annotated = annotate(GRAPH, device, server, 3, device_cold_share=0.5, server_cold_share=0.25)
+    assert annotated.layers[1].cost == LayerCost(
+        device_ms=6, server_ms=1.25, device_mj=18, device_error=0.1, server_error=0.3
+    )
+
+
+def test_each_machine_charges_for_entering_it():
+    native = load_target("native")
+    device, server = replace(native, entry_ms=2, busy_watts=7), replace(native, entry_ms=3)
+    assert entry_charges(device, server) == EntryCharges(device_ms=2, server_ms=3, device_mj=14)
+    assert entry_charges(native, native) == FREE_ENTRY
 
 
 def test_nothing_else_changes():

@@ -7,12 +7,30 @@ from itertools import accumulate
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import all_cuts, any_costs, conditions, layer_graphs, powers, thorough, tiny_graph
+from strategies import (
+    all_cuts,
+    any_costs,
+    conditions,
+    entry_charges,
+    layer_graphs,
+    powers,
+    thorough,
+    tiny_graph,
+)
 
 from partc.errors import GraphError, InfeasibleError, TargetError
 from partc.graph import LayerCost, LayerGraph
 from partc.passes.cut import find_cut, resolve_pins
-from partc.plan import Conditions, Cut, DevicePower, Objective, Plan, Side, make_plan
+from partc.plan import (
+    Conditions,
+    Cut,
+    DevicePower,
+    EntryCharges,
+    Objective,
+    Plan,
+    Side,
+    make_plan,
+)
 
 # At 8 Mbit/s a kilobyte takes a millisecond.
 LINK = Conditions(uplink_mbps=8, downlink_mbps=8, round_trip_ms=0)
@@ -197,6 +215,41 @@ def test_energy_by_hand(
     assert make_plan(graph, cut).energy_mj(conditions, power) == pytest.approx(energy_mj)
 
 
+# Under this load CHAIN's split takes 18 ms, device-only 35, server-only 33.
+@pytest.mark.parametrize(
+    ("entry", "pins", "server", "latency_ms"),
+    [
+        pytest.param(EntryCharges(14, 0), {}, "b", 32, id="entering the device worth it"),
+        pytest.param(EntryCharges(15, 0), {}, "b", 33, id="tie with the server alone"),
+        pytest.param(EntryCharges(16, 0), {}, "a b", 33, id="nothing on the device"),
+        pytest.param(EntryCharges(0, 8), {}, "b", 34, id="entering the server worth it"),
+        pytest.param(EntryCharges(0, 8.5), {}, "", 35, id="tie with the device alone"),
+        pytest.param(EntryCharges(50, 0.5), {}, "a b", 34, id="both"),
+        pytest.param(EntryCharges(50, 90), {"b": Side.DEVICE}, "", 85, id="pinned to the device"),
+        pytest.param(EntryCharges(50, 0), {"a": Side.DEVICE}, "b", 68, id="one pinned"),
+        pytest.param(EntryCharges(0, 90), {"b": Side.SERVER}, "b", 198, id="the other pinned"),
+    ],
+)
+def test_entering_a_side_by_hand(
+    entry: EntryCharges, pins: Mapping[str, Side], server: str, latency_ms: float
+) -> None:
+    conditions = replace(CHAIN.conditions, load=2)
+    cut = find_cut(CHAIN.graph, conditions, POWER, pins=pins, entry=entry)
+    assert cut.server_layers == set(server.split())
+    plan = make_plan(CHAIN.graph, cut, entry)
+    assert plan.latency_ms(conditions) == pytest.approx(latency_ms)
+
+
+def test_energy_is_charged_for_entering_too() -> None:
+    conditions = replace(LINK, round_trip_ms=4)
+    power = replace(POWER, upload_watts=23)  # split 68 mJ, device-only 70, server-only far more
+    entered = {
+        entry: find_cut(CHAIN.graph, conditions, power, Objective.ENERGY, entry=entry)
+        for entry in (EntryCharges(0, 1, 50), EntryCharges(0, 3, 50), EntryCharges(50, 0, 0))
+    }
+    assert [len(cut.server_layers) for cut in entered.values()] == [1, 0, 1]
+
+
 @pytest.mark.parametrize(
     ("pins", "server"),
     [
@@ -240,6 +293,7 @@ def _some_pins(data: st.DataObject, graph: LayerGraph) -> dict[str, Side]:
     conditions(any_costs),
     powers(any_costs),
     st.sampled_from(Objective),
+    entry_charges(any_costs),
     st.data(),
 )
 def test_agrees_with_brute_force(
@@ -247,41 +301,52 @@ def test_agrees_with_brute_force(
     conditions: Conditions,
     power: DevicePower,
     objective: Objective,
+    entry: EntryCharges,
     data: st.DataObject,
 ) -> None:
     pins = _some_pins(data, graph)
     allowed = [cut for cut in all_cuts(graph) if _satisfies(cut, pins)]
     if not allowed:
         with pytest.raises(InfeasibleError):
-            find_cut(graph, conditions, power, objective, pins)
+            find_cut(graph, conditions, power, objective, pins, entry)
         return
-    found = find_cut(graph, conditions, power, objective, pins)
+    found = find_cut(graph, conditions, power, objective, pins, entry)
     assert _satisfies(found, pins)
-    least = min(_cost(make_plan(graph, cut), conditions, power, objective) for cut in allowed)
-    rounding = 1e-6 * (1 + len(graph.layers) + len(graph.tensors))
-    found_cost = _cost(make_plan(graph, found), conditions, power, objective)
+    least = min(
+        _cost(make_plan(graph, cut, entry), conditions, power, objective) for cut in allowed
+    )
+    rounding = 1e-6 * (2 + len(graph.layers) + len(graph.tensors))
+    found_cost = _cost(make_plan(graph, found, entry), conditions, power, objective)
     assert found_cost == pytest.approx(least, abs=rounding)
 
 
 @thorough
-@given(layer_graphs(), conditions(), powers(), st.sampled_from(Objective), st.data())
+@given(
+    layer_graphs(),
+    conditions(),
+    powers(),
+    st.sampled_from(Objective),
+    entry_charges(),
+    st.data(),
+)
 def test_of_equal_cuts_the_device_keeps_most(
     graph: LayerGraph,
     conditions: Conditions,
     power: DevicePower,
     objective: Objective,
+    entry: EntryCharges,
     data: st.DataObject,
 ) -> None:
     pins = _some_pins(data, graph)
     costs = {
-        cut: _cost(make_plan(graph, cut), conditions, power, objective)
+        cut: _cost(make_plan(graph, cut, entry), conditions, power, objective)
         for cut in all_cuts(graph)
         if _satisfies(cut, pins)
     }
     if costs:
         best = [cut for cut, cost in costs.items() if cost == min(costs.values())]
         fewest = min(len(cut.server_layers) for cut in best)
-        found = find_cut(graph, conditions, power, objective, pins)
+        found = find_cut(graph, conditions, power, objective, pins, entry)
         assert found in best
         assert len(found.server_layers) == fewest
 
