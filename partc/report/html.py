@@ -11,11 +11,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from partc.graph import LayerGraph
 from partc.plan import Cut, Plan
+from partc.report.certainty import PlanError, plan_error
 from partc.report.decision import LATENCY_TERMS, Decision, PlanCost
 from partc.report.drawing import Edge, Node, draw
 from partc.report.layout import Layout, Point, layered_layout
-from partc.report.summary import headline, premises
-from partc.report.units import format_count, format_mj, format_ms, format_nbytes
+from partc.report.summary import EXTRAPOLATED, describe_extrapolation, headline, premises
+from partc.report.units import format_count, format_error, format_mj, format_ms, format_nbytes
 
 # The picture's measures, in pixels.
 _BOX_WIDTH, _BOX_HEIGHT = 176, 42
@@ -34,6 +35,8 @@ def report_html(decision: Decision) -> str:
         premises=premises(decision),
         bars=_bars(decision),
         terms=list(LATENCY_TERMS),
+        mark=EXTRAPOLATED,
+        note=describe_extrapolation(decision.graph),
         picture=draw_picture(decision.graph, cut),
     )
 
@@ -48,16 +51,19 @@ def _template() -> Template:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(nbytes=format_nbytes, ms=format_ms, mj=format_mj, count=format_count)
+    environment.filters.update(
+        nbytes=format_nbytes, ms=format_ms, mj=format_mj, count=format_count, error=format_error
+    )
     return environment.get_template("report.html.jinja")
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A term of a plan's latency, and its share of the slowest plan in percent."""
+    """A term of a plan's latency, its error, and its share of the slowest plan in percent."""
 
     term: str
     ms: float
+    error: float
     percent: float
 
 
@@ -68,23 +74,22 @@ class Bar:
     title: str
     plan: Plan
     cost: PlanCost
+    error: PlanError
     pieces: tuple[Piece, ...]
 
 
 def _bars(decision: Decision) -> list[Bar]:
-    costs = {title: decision.cost(plan) for title, plan in decision.plans.items()}
-    longest_ms = max(cost.latency_ms for cost in costs.values()) or 1.0
-    return [
-        Bar(title, plan, costs[title], _pieces(costs[title], longest_ms))
-        for title, plan in decision.plans.items()
-    ]
+    longest_ms = max(decision.cost(plan).latency_ms for plan in decision.plans.values())
+    return [_bar(decision, title, plan, longest_ms) for title, plan in decision.plans.items()]
 
 
-def _pieces(cost: PlanCost, longest_ms: float) -> tuple[Piece, ...]:
-    return tuple(
-        Piece(term, value(cost), round(100 * value(cost) / longest_ms, 3))
-        for term, value in LATENCY_TERMS.items()
+def _bar(decision: Decision, title: str, plan: Plan, longest_ms: float) -> Bar:
+    cost, error = decision.cost(plan), plan_error(decision, plan)
+    pieces = (
+        Piece(term, ms, error.of_term(term), round(100 * ms / (longest_ms or 1.0), 3))
+        for term, ms in ((term, value(cost)) for term, value in LATENCY_TERMS.items())
     )
+    return Bar(title, plan, cost, error, tuple(pieces))
 
 
 @dataclass(frozen=True)

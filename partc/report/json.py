@@ -10,13 +10,15 @@ import msgspec
 from partc.errors import ModelError
 from partc.graph import Layer, LayerGraph
 from partc.plan import Cut, Objective, Plan, Side
+from partc.report.certainty import plan_error
 from partc.report.decision import Decision
 
 
 class PlanSummary(msgspec.Struct, frozen=True):
     """The chosen plan: names of layers and tensors, sizes, and the terms of its latency.
 
-    ``server_ms`` is the time on the loaded server; ``transfer_ms`` includes the round trip.
+    ``server_ms`` is the time on the loaded server; ``transfer_ms`` includes the round trip. Errors
+    are standard deviations, relative to the time.
     """
 
     device_layers: tuple[str, ...]
@@ -27,17 +29,25 @@ class PlanSummary(msgspec.Struct, frozen=True):
     device_ms: float
     server_ms: float
     transfer_ms: float
+    device_error: float
+    server_error: float
 
 
 class PlanTotals(msgspec.Struct, frozen=True):
-    """What another plan would cost."""
+    """What another plan would cost; errors are standard deviations, relative to the cost."""
 
     latency_ms: float
     energy_mj: float
+    latency_error: float
+    energy_error: float
 
 
 class LayerRow(msgspec.Struct, frozen=True):
-    """A layer, where the chosen plan runs it, and what it costs; ``server_ms`` without load."""
+    """A layer, where the chosen plan runs it, and what it costs; ``server_ms`` without load.
+
+    Errors are standard deviations, relative to the time. ``extrapolated`` is a layer that on one
+    of the sides is unlike all that were measured.
+    """
 
     name: str
     kind: str
@@ -48,15 +58,20 @@ class LayerRow(msgspec.Struct, frozen=True):
     flops: int
     weight_nbytes: int
     output_nbytes: int
+    device_error: float
+    server_error: float
+    extrapolated: bool
 
 
 class PlanReport(msgspec.Struct, frozen=True):
-    """What ``partc plan --json`` prints."""
+    """What ``partc plan --json`` prints; errors are standard deviations, relative to the cost."""
 
     objective: Objective
     link: str
     latency_ms: float
     energy_mj: float
+    latency_error: float
+    energy_error: float
     plan: PlanSummary
     device_only: PlanTotals
     server_only: PlanTotals
@@ -85,13 +100,15 @@ def graph_from_json(text: str) -> LayerGraph:
 
 def plan_report(decision: Decision) -> PlanReport:
     """What there is to say about a decision in numbers."""
-    cost = decision.cost(decision.plan)
+    chosen = _totals(decision, decision.plan)
     cut = decision.plan.cut
     return PlanReport(
         objective=decision.objective,
         link=decision.link,
-        latency_ms=cost.latency_ms,
-        energy_mj=cost.energy_mj,
+        latency_ms=chosen.latency_ms,
+        energy_mj=chosen.energy_mj,
+        latency_error=chosen.latency_error,
+        energy_error=chosen.energy_error,
         plan=_summary(decision),
         device_only=_totals(decision, decision.device_only),
         server_only=_totals(decision, decision.server_only),
@@ -106,6 +123,7 @@ def decision_json(decision: Decision) -> str:
 
 def _summary(decision: Decision) -> PlanSummary:
     plan, cost = decision.plan, decision.cost(decision.plan)
+    error = plan_error(decision, plan)
     return PlanSummary(
         device_layers=plan.device_layers,
         server_layers=plan.server_layers,
@@ -115,12 +133,19 @@ def _summary(decision: Decision) -> PlanSummary:
         device_ms=cost.device_ms,
         server_ms=cost.server_ms,
         transfer_ms=cost.transfer_ms,
+        device_error=error.device,
+        server_error=error.server,
     )
 
 
 def _totals(decision: Decision, plan: Plan) -> PlanTotals:
-    cost = decision.cost(plan)
-    return PlanTotals(latency_ms=cost.latency_ms, energy_mj=cost.energy_mj)
+    cost, error = decision.cost(plan), plan_error(decision, plan)
+    return PlanTotals(
+        latency_ms=cost.latency_ms,
+        energy_mj=cost.energy_mj,
+        latency_error=error.latency,
+        energy_error=error.energy,
+    )
 
 
 def _row(layer: Layer, cut: Cut) -> LayerRow:
@@ -135,6 +160,9 @@ def _row(layer: Layer, cut: Cut) -> LayerRow:
         flops=layer.flops,
         weight_nbytes=layer.weight_nbytes,
         output_nbytes=layer.output_nbytes,
+        device_error=cost.device_error,
+        server_error=cost.server_error,
+        extrapolated=cost.extrapolated,
     )
 
 

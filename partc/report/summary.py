@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+from partc.graph import LayerGraph
 from partc.plan import DevicePower, Objective, Side
+from partc.report.certainty import find_contest, plan_error
 from partc.report.decision import Decision
-from partc.report.units import format_mj, format_ms
+from partc.report.units import format_error, format_mj, format_ms
+
+EXTRAPOLATED = "*"
+"""Marks a layer that is extrapolated on one of the sides."""
 
 
 def headline(decision: Decision) -> str:
-    """What was chosen, for what, and what it costs."""
-    cost = decision.cost(decision.plan)
-    return (
-        f"{decision.graph.name}: {_placement(decision)}; "
-        f"{format_ms(cost.latency_ms)}, {format_mj(cost.energy_mj)}"
-    )
+    """What was chosen, and what it costs, give or take a standard deviation."""
+    cost, error = decision.cost(decision.plan), plan_error(decision, decision.plan)
+    latency = f"{format_ms(cost.latency_ms)} {format_error(error.latency)}".rstrip()
+    energy = f"{format_mj(cost.energy_mj)} {format_error(error.energy)}".rstrip()
+    return f"{decision.graph.name}: {_placement(decision)}; {latency}, {energy}"
 
 
 def premises(decision: Decision) -> tuple[str, ...]:
-    """What the decision rests on, a sentence a line."""
-    if decision.objective is Objective.ENERGY:
-        return (describe_conditions(decision), *describe_power(decision.power))
-    return (describe_conditions(decision),)
+    """What the decision rests on, and whether that is enough, a sentence a line."""
+    energy = decision.objective is Objective.ENERGY
+    power = describe_power(decision.power) if energy else ()
+    return (describe_conditions(decision), *power, *describe_contest(decision))
 
 
 def describe_conditions(decision: Decision) -> str:
@@ -45,6 +49,30 @@ def describe_power(power: DevicePower) -> tuple[str, ...]:
         machine,
         f"its radio, on top of idling: {power.upload_watts:.3g} W sending, "
         f"{power.download_watts:.3g} W receiving, {format_mj(power.tail_mj)} after each request",
+    )
+
+
+def describe_contest(decision: Decision) -> tuple[str, ...]:
+    """A sentence if another plan may well be the better one, for all that is known."""
+    contest = find_contest(decision)
+    if contest is None or not contest.is_close:
+        return ()
+    form = format_ms if decision.objective is Objective.LATENCY else format_mj
+    return (
+        f"close call: {contest.title} takes {form(contest.margin)} more, "
+        f"give or take {form(contest.error)}; profile or --measure to be sure",
+    )
+
+
+def describe_extrapolation(graph: LayerGraph) -> str | None:
+    """What the mark :data:`EXTRAPOLATED` says of a layer; None if no layer has it."""
+    costs = [layer.cost for layer in graph.layers]
+    count = sum(cost is not None and cost.extrapolated for cost in costs)
+    if not count:
+        return None
+    return (
+        f"{EXTRAPOLATED} unlike all that was measured ({count} of {len(costs)} layers): "
+        "`partc profile` for longer, or use --measure"
     )
 
 

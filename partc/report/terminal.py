@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import TextIO
 
 from rich import box
@@ -10,10 +11,12 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from partc.graph import Layer, LayerGraph
+from partc.graph import Layer, LayerCost, LayerGraph
 from partc.plan import Cut, Side
+from partc.report.certainty import plan_error
 from partc.report.decision import LATENCY_TERMS, Decision
-from partc.report.summary import headline, premises
+from partc.report.summary import EXTRAPOLATED, describe_extrapolation, headline, premises
+from partc.report.units import format_error
 
 _PIPED_WIDTH = 160
 _STYLE = {Side.DEVICE: "blue", Side.SERVER: "dark_orange"}
@@ -48,34 +51,56 @@ def decision_table(decision: Decision) -> tuple[RenderableType, ...]:
         _plan_table(decision),
     ]
     if decision.crossings:
-        layers = _layer_table("layers at the cut", decision.layers_at_the_cut, decision.plan.cut)
-        parts += ["", _crossing_table(decision), "", layers]
-    return tuple(parts)
+        parts += ["", _crossing_table(decision), "", _cut_table(decision)]
+    note = describe_extrapolation(decision.graph)
+    return (*parts, *(("", Text(note)) if note else ()))
 
 
 def layer_table(graph: LayerGraph, cut: Cut | None) -> Table:
     """Every layer of a graph, a row each; a cost that is not known yet is a dash."""
-    return _layer_table(None, graph.layers, cut)
+    side = () if cut is None else ("side",)
+    numbers = (">output kB", ">MFLOP", ">weights kB", ">device ms", ">server ms")
+    table = _table(None, "layer", "kind", *side, "output", *numbers)
+    for layer in graph.layers:
+        cells = [*_place(layer, cut), *_work(layer)]
+        table.add_row(*cells, style=cut and _STYLE[cut.side(layer)])
+    return table
 
 
 def _plan_table(decision: Decision) -> Table:
     plans = decision.plans.values()
     costs = [decision.cost(plan) for plan in plans]
+    errors = [plan_error(decision, plan) for plan in plans]
     best = [cost.value(decision.objective) for cost in costs]
-    table = _table(None, "plan", *(f">{title}" for title in decision.plans))
-    table.add_row("device layers", *(str(len(plan.device_layers)) for plan in plans))
-    table.add_row("server layers", *(str(len(plan.server_layers)) for plan in plans))
-    table.add_row("upload kB", *(_thousands(plan.upload_nbytes) for plan in plans))
-    table.add_row("download kB", *(_thousands(plan.download_nbytes) for plan in plans))
+    titles = ((f">{title}", ">error") for title in decision.plans)
+    table = _table(None, "plan", *chain.from_iterable(titles))
+    table.add_row("device layers", *_sure(str(len(plan.device_layers)) for plan in plans))
+    table.add_row("server layers", *_sure(str(len(plan.server_layers)) for plan in plans))
+    table.add_row("upload kB", *_sure(_thousands(plan.upload_nbytes) for plan in plans))
+    table.add_row("download kB", *_sure(_thousands(plan.download_nbytes) for plan in plans))
     table.add_section()
     for title, term in LATENCY_TERMS.items():
-        table.add_row(f"{title} ms", *(_fixed(term(cost)) for cost in costs))
+        shares = (error.of_term(title) for error in errors)
+        table.add_row(f"{title} ms", *_unsure(map(term, costs), shares))
     table.add_section()
-    table.add_row("total ms", *(_fixed(cost.latency_ms) for cost in costs), style="bold")
-    table.add_row("energy mJ", *(_fixed(cost.energy_mj) for cost in costs))
-    ratios = (f"{value / best[0]:.2f}" if best[0] else "-" for value in best)
+    latencies = _unsure((cost.latency_ms for cost in costs), (error.latency for error in errors))
+    table.add_row("total ms", *latencies, style="bold")
+    energies = _unsure((cost.energy_mj for cost in costs), (error.energy for error in errors))
+    table.add_row("energy mJ", *energies)
+    ratios = _sure(f"{value / best[0]:.2f}" if best[0] else "-" for value in best)
     table.add_row(f"{decision.objective.value} / chosen", *ratios)
     return table
+
+
+def _sure(cells: Iterable[str]) -> Iterator[str]:
+    """A cell for each plan, with nothing in the columns of errors."""
+    return chain.from_iterable((cell, "") for cell in cells)
+
+
+def _unsure(values: Iterable[float], errors: Iterable[float]) -> Iterator[str]:
+    """A value and its error for each plan."""
+    pairs = zip(values, errors, strict=True)
+    return chain.from_iterable((_fixed(value), format_error(error)) for value, error in pairs)
 
 
 def _crossing_table(decision: Decision) -> Table:
@@ -92,21 +117,24 @@ def _crossing_table(decision: Decision) -> Table:
     return table
 
 
-def _layer_table(title: str | None, layers: Sequence[Layer], cut: Cut | None) -> Table:
-    side = () if cut is None else ("side",)
-    numbers = (">output kB", ">MFLOP", ">weights kB", ">device ms", ">server ms")
-    table = _table(title, "layer", "kind", *side, "output", *numbers)
-    for layer in layers:
-        table.add_row(*_layer_cells(layer, cut), style=cut and _STYLE[cut.side(layer)])
+def _cut_table(decision: Decision) -> Table:
+    times = (">device ms", ">error", ">server ms", ">error", "")
+    table = _table("layers at the cut", "layer", "kind", "side", *times)
+    cut = decision.plan.cut
+    for layer in decision.layers_at_the_cut:
+        cells = [*_place(layer, cut), *_times(layer.annotated_cost)]
+        table.add_row(*cells, style=_STYLE[cut.side(layer)])
     return table
 
 
-def _layer_cells(layer: Layer, cut: Cut | None) -> list[RenderableType]:
+def _place(layer: Layer, cut: Cut | None) -> list[RenderableType]:
+    side = [] if cut is None else [cut.side(layer).value]
+    return [Text(layer.name), Text(layer.kind), *side]
+
+
+def _work(layer: Layer) -> list[RenderableType]:
     cost = layer.cost
     return [
-        Text(layer.name),
-        Text(layer.kind),
-        *([] if cut is None else [cut.side(layer).value]),
         Text(", ".join(str(tensor.type) for tensor in layer.outputs)),
         _thousands(layer.output_nbytes),
         _fixed(layer.flops / 1e6),
@@ -114,6 +142,11 @@ def _layer_cells(layer: Layer, cut: Cut | None) -> list[RenderableType]:
         "-" if cost is None else _fixed(cost.device_ms),
         "-" if cost is None else _fixed(cost.server_ms),
     ]
+
+
+def _times(cost: LayerCost) -> list[str]:
+    times_ms, errors = (cost.device_ms, cost.server_ms), (cost.device_error, cost.server_error)
+    return [*_unsure(times_ms, errors), EXTRAPOLATED if cost.extrapolated else ""]
 
 
 def _table(title: str | None, *columns: str) -> Table:

@@ -18,6 +18,13 @@ def format_mj(mj: float) -> str:
     return _scaled(mj * 1e3, ("uJ", "mJ", "J")) if mj else "0 mJ"
 
 
+def format_error(error: float) -> str:
+    """A standard deviation given as a share: ``±12 %``, ``±<1 %``; nothing if it is zero."""
+    if not error:
+        return ""
+    return f"±{round(100 * error) or '<1'} %"
+
+
 def format_count(count: int) -> str:
     """A number of things: ``725``, ``1.4 k``, ``349.2 M``, ``2.1 G``."""
     return f"{count}" if count < 1000 else _scaled(count / 1e3, ("k", "M", "G", "T"))

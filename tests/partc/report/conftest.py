@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import strategies as st
 
@@ -86,6 +88,23 @@ def decision(graph: LayerGraph, cut: Cut) -> Decision:
         device_only=make_plan(graph, Cut.device_only()),
         server_only=make_plan(graph, Cut.server_only(graph)),
     )
+
+
+@pytest.fixture
+def doubtful(decision: Decision) -> Decision:
+    """The same decision from times that are uncertain: two convolutions and two other layers."""
+    errors = ((0.5, 0.25), (0.25, 0.5), (0.5, 0.5), (0.125, 0.25))
+    layers = (
+        replace(layer, cost=replace(layer.annotated_cost, device_error=near, server_error=far))
+        for layer, (near, far) in zip(decision.graph.layers, errors, strict=True)
+    )
+    return replace(decision, graph=decision.graph.with_layers(layers))
+
+
+@pytest.fixture
+def close(doubtful: Decision) -> Decision:
+    """A link so slow that device-only is nearly as good."""
+    return replace(doubtful, conditions=replace(doubtful.conditions, uplink_mbps=15.5))
 
 
 TYPES = st.builds(

@@ -8,6 +8,7 @@ from partc.graph import LayerGraph
 from partc.plan import Cut, Objective
 from partc.report.decision import Decision
 from partc.report.html import draw_picture, report_html
+from partc.report.summary import describe_contest, describe_extrapolation
 
 VOID = {"meta"}
 
@@ -58,6 +59,16 @@ def test_the_page_of_an_energy_plan_says_where_watts_are_from(decision: Decision
     frugal = replace(decision, objective=Objective.ENERGY, power=power)
     assert "W idle; a <meter>" in "".join(Outline(report_html(frugal)).text)
     assert "device power" not in report_html(decision)
+
+
+def test_the_page_says_how_sure_it_is(close: Decision) -> None:
+    outline = Outline(report_html(close))
+    text = "".join(outline.text)
+    assert describe_contest(close)[0] in text
+    assert str(describe_extrapolation(close.graph)) in text
+    assert outline.text.count("*") == 1
+    layers = text[text.index("Layers") :]
+    assert [layers.count(error) for error in ("±50 %", "±25 %", "±12 %")] == [4, 3, 1]
 
 
 def test_the_page_needs_nothing_else(decision: Decision) -> None:

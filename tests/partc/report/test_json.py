@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from partc.errors import ModelError
 from partc.graph import LayerGraph
+from partc.report.certainty import plan_error
 from partc.report.decision import Decision
 from partc.report.json import decision_json, graph_from_json, graph_to_json, plan_report
 
@@ -57,17 +58,19 @@ def test_a_mistake_is_reported_where_it_is(
 def test_a_decision_has_exactly_the_published_keys(decision: Decision) -> None:
     found = json.loads(decision_json(decision))
     assert list(found) == [
-        *("objective", "link", "latency_ms", "energy_mj", "plan", "device_only", "server_only"),
-        "layers",
+        *("objective", "link", "latency_ms", "energy_mj", "latency_error", "energy_error"),
+        *("plan", "device_only", "server_only", "layers"),
     ]
     assert list(found["plan"]) == [
         *("device_layers", "server_layers", "upload", "upload_nbytes", "download_nbytes"),
-        *("device_ms", "server_ms", "transfer_ms"),
+        *("device_ms", "server_ms", "transfer_ms", "device_error", "server_error"),
     ]
-    assert list(found["device_only"]) == list(found["server_only"]) == ["latency_ms", "energy_mj"]
+    totals = ["latency_ms", "energy_mj", "latency_error", "energy_error"]
+    assert list(found["device_only"]) == list(found["server_only"]) == totals
     assert list(found["layers"][0]) == [
         *("name", "kind", "side", "device_ms", "server_ms", "device_mj"),
         *("flops", "weight_nbytes", "output_nbytes"),
+        *("device_error", "server_error", "extrapolated"),
     ]
 
 
@@ -76,3 +79,15 @@ def test_the_terms_of_a_decision_add_up(decision: Decision) -> None:
     plan = report.plan
     assert plan.device_ms + plan.transfer_ms + plan.server_ms == pytest.approx(report.latency_ms)
     assert report.latency_ms == pytest.approx(decision.plan.latency_ms(decision.conditions))
+
+
+def test_a_decision_says_how_sure_it_is(doubtful: Decision) -> None:
+    report = plan_report(doubtful)
+    error = plan_error(doubtful, doubtful.plan)
+    assert (report.latency_error, report.energy_error) == (error.latency, error.energy)
+    assert (report.plan.device_error, report.plan.server_error) == (error.device, error.server)
+    alone = plan_error(doubtful, doubtful.device_only)
+    assert report.device_only.latency_error == alone.latency != error.latency
+    assert [row.device_error for row in report.layers] == [0.5, 0.25, 0.5, 0.125]
+    assert [row.server_error for row in report.layers] == [0.25, 0.5, 0.5, 0.25]
+    assert [row.extrapolated for row in report.layers] == [False, False, True, False]

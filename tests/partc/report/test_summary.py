@@ -4,7 +4,14 @@ from dataclasses import replace
 
 from partc.plan import Objective
 from partc.report.decision import Decision
-from partc.report.summary import describe_conditions, describe_power, headline, premises
+from partc.report.summary import (
+    describe_conditions,
+    describe_contest,
+    describe_extrapolation,
+    describe_power,
+    headline,
+    premises,
+)
 
 
 def test_all_layers_on_one_machine_read_so(decision: Decision) -> None:
@@ -37,6 +44,49 @@ def test_watts_say_where_they_are_from(decision: Decision) -> None:
         "device power: 10 W busy, 2 W idle; RAPL package-0",
         "its radio, on top of idling: 1.5 W sending, 1 W receiving, 12.3 J after each request",
     )
+
+
+def test_a_headline_says_how_sure_it_is(doubtful: Decision) -> None:
+    assert headline(doubtful).endswith("; 67.8 ms ±10 %, 300.1 mJ ±21 %")
+
+
+def test_a_plan_of_exact_times_needs_no_error(doubtful: Decision) -> None:
+    layers = (
+        replace(layer, cost=replace(layer.annotated_cost, device_error=0.0, server_error=0.0))
+        for layer in doubtful.graph.layers
+    )
+    exact = replace(doubtful, graph=doubtful.graph.with_layers(layers))
+    assert headline(exact).endswith("; 67.8 ms, 300.1 mJ")
+
+
+def test_a_close_call_is_said(doubtful: Decision, close: Decision) -> None:
+    assert describe_contest(doubtful) == ()
+    assert describe_contest(close) == (
+        "close call: device only takes 967.4 us more, give or take 13.7 ms; "
+        "profile or --measure to be sure",
+    )
+    assert premises(close) == (describe_conditions(close), *describe_contest(close))
+
+
+def test_a_close_call_is_in_the_objectives_unit(close: Decision) -> None:
+    frugal = replace(close, objective=Objective.ENERGY, plan=close.device_only)
+    slow = replace(frugal, conditions=replace(close.conditions, uplink_mbps=13.0))
+    assert "mJ more, give or take" in describe_contest(slow)[0]
+
+
+def test_extrapolated_layers_are_counted(decision: Decision) -> None:
+    assert describe_extrapolation(decision.graph) == (
+        "* unlike all that was measured (1 of 4 layers): "
+        "`partc profile` for longer, or use --measure"
+    )
+
+
+def test_nothing_is_said_where_nothing_is_extrapolated(decision: Decision) -> None:
+    stem, *_ = decision.graph.layers
+    alone = replace(decision.graph, layers=(stem,), outputs=stem.outputs)
+    assert describe_extrapolation(alone) is None
+    bare = alone.with_layers([replace(stem, cost=None)])
+    assert describe_extrapolation(bare) is None
 
 
 def test_a_device_on_a_wire_has_no_radio(decision: Decision) -> None:

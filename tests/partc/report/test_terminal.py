@@ -32,6 +32,31 @@ def test_plan(decision: Decision, golden: Callable[[str, str], None]) -> None:
     golden("diamond.plan.txt", file.getvalue())
 
 
+def test_a_plan_that_is_unsure(close: Decision, golden: Callable[[str, str], None]) -> None:
+    golden("diamond.close.txt", plain(*decision_table(close)))
+
+
+def test_tables_of_a_plan_fit_into_100_columns(close: Decision) -> None:
+    file = io.StringIO()
+    console = Console(file=file, width=160, color_system=None)
+    for part in decision_table(close):
+        console.print(part)
+    rows = [line.rstrip() for line in file.getvalue().splitlines()]
+    assert max(map(len, rows)) <= 100
+
+
+def test_extrapolated_layers_are_marked_and_explained_once(close: Decision) -> None:
+    rows = plain(*decision_table(close)).splitlines()
+    assert [row.split()[0] for row in rows if row.endswith("*")] == ["right\\branch"]
+    assert [row[:16] for row in rows if row.startswith("*")] == ["* unlike all tha"]
+    layers = (
+        replace(layer, cost=replace(layer.annotated_cost, extrapolated=False))
+        for layer in close.graph.layers
+    )
+    known = replace(close, graph=close.graph.with_layers(layers))
+    assert "*" not in plain(*decision_table(known))
+
+
 def test_an_energy_plan_says_where_watts_are_from(
     decision: Decision, golden: Callable[[str, str], None]
 ) -> None:
@@ -55,7 +80,7 @@ def test_costs_that_are_not_known_are_dashes(graph: LayerGraph) -> None:
 
 def test_a_plan_without_a_server_has_nothing_that_travels(decision: Decision) -> None:
     text = plain(*decision_table(replace(decision, plan=decision.device_only)))
-    assert text.startswith("diamond & co: all 4 layers on jetson; 132.2 ms, 1.3 J\n")
+    assert text.startswith("diamond & co: all 4 layers on jetson; 132.2 ms ±1 %, 1.3 J ±1 %\n")
     assert "travel" not in text
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from partc.report.units import format_count, format_mj, format_ms, format_nbytes
+from partc.report.units import format_count, format_error, format_mj, format_ms, format_nbytes
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,18 @@ def test_mj(mj: float, text: str) -> None:
 )
 def test_count(count: int, text: str) -> None:
     assert format_count(count) == text
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (0.0, ""),
+        (1e-9, "±<1 %"),
+        (0.005, "±<1 %"),
+        (0.0051, "±1 %"),
+        (0.126, "±13 %"),
+        (2.5, "±250 %"),
+    ],
+)
+def test_error(error: float, text: str) -> None:
+    assert format_error(error) == text
