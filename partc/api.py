@@ -23,6 +23,7 @@ def compile(  # noqa: A001  the command's name
     link: str | Sequence[str] = "wifi",
     objective: str = "latency",
     pins: Pins | None = None,
+    server_busy: float = 0.0,
     measure: bool = False,
     rpc: str | None = None,
     shapes: Shapes | None = None,
@@ -43,6 +44,7 @@ def compile(  # noqa: A001  the command's name
         objective: ``latency`` or ``energy``.
         pins: Patterns of layer names, each with the side on which those layers have to be,
             ``device`` or ``server``.
+        server_busy: How many other requests the server computes at once, on average.
         measure: Time the model's layers on both machines instead of predicting.
         rpc: ``HOST:PORT`` of a TVM RPC server on the device, to measure there; else it is measured
             here.
@@ -54,7 +56,7 @@ def compile(  # noqa: A001  the command's name
     Raises:
         PartcError: The model or an option cannot be worked with; nothing was written.
     """
-    goal = make_goal(target, server, link, objective, pins, measure, rpc)
+    goal = make_goal(target, server, link, objective, pins, server_busy, measure, rpc)
     compile_model(model, goal, Path(output), shapes, examples, progress)
     return open_bundle(output)
 
@@ -67,6 +69,7 @@ def plan(
     link: str = "wifi",
     objective: str = "latency",
     pins: Pins | None = None,
+    server_busy: float = 0.0,
     measure: bool = False,
     rpc: str | None = None,
     shapes: Shapes | None = None,
@@ -77,7 +80,7 @@ def plan(
     Raises:
         PartcError: The model or an option cannot be worked with.
     """
-    goal = make_goal(target, server, link, objective, pins, measure, rpc)
+    goal = make_goal(target, server, link, objective, pins, server_busy, measure, rpc)
     if len(goal.links) > 1:
         raise PartcError(f"a plan is for one link, but {len(goal.links)} were given")
     return plan_model(model, goal, shapes, examples)[0]

@@ -17,6 +17,19 @@ from rich.table import Table
 
 from partc.errors import BundleError, CompilerError, PartcError
 from partc.frontends.form import find_form
+from partc.options import (
+    AsJson,
+    BoardAddress,
+    LinkNames,
+    Measure,
+    Model,
+    ObjectiveName,
+    PinTexts,
+    ServerBusy,
+    ServerName,
+    ShapeTexts,
+    TargetName,
+)
 from partc.plan import Cut, Objective, Side
 from partc.progress import show_budget, show_steps
 
@@ -31,63 +44,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-Model = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL",
-        help="An .onnx file, a .pt2 file, or package.module:callable.",
-        show_default=False,
-    ),
-]
-TargetName = Annotated[
-    str,
-    typer.Option(
-        "--target", metavar="NAME", help="The device: a name from `partc targets`, or a .toml file."
-    ),
-]
-ServerName = Annotated[
-    str,
-    typer.Option(
-        "--server", metavar="NAME", help="The server: a name from `partc targets`, or a .toml file."
-    ),
-]
-LinkNames = Annotated[
-    list[str],
-    typer.Option(
-        "--link",
-        metavar="NAME",
-        help="A name from `partc links`, or a .toml file; may be repeated.",
-    ),
-]
-ObjectiveName = Annotated[Objective, typer.Option("--objective", help="What to minimise.")]
-ShapeTexts = Annotated[
-    list[str],
-    typer.Option("--shape", metavar="NAME=1,3,224,224", help="The shape of an ONNX model's input."),
-]
-PinTexts = Annotated[
-    list[str],
-    typer.Option(
-        "--pin",
-        metavar="PATTERN=device|server",
-        help="Keep layers whose name matches on one side, for example --pin 'stem*=device'.",
-    ),
-]
-Measure = Annotated[
-    bool,
-    typer.Option(
-        "--measure", help="Time the model's layers on the target and the server, if they run here."
-    ),
-]
-BoardAddress = Annotated[
-    str | None,
-    typer.Option(
-        "--rpc",
-        metavar="HOST:PORT",
-        help="Measure on a board on which `python -m tvm.exec.rpc_server` runs.",
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def _show_help(context: typer.Context, directory: Path) -> Path:
@@ -133,6 +89,7 @@ def compile_command(
     objective: ObjectiveName = Objective.LATENCY,
     shape: ShapeTexts = [],  # noqa: B006
     pin: PinTexts = [],  # noqa: B006
+    server_busy: ServerBusy = 0.0,
     measure: Measure = False,
     rpc: BoardAddress = None,
     output: Annotated[
@@ -142,7 +99,7 @@ def compile_command(
     """Compile a model to a bundle: two artifacts and the glue between them."""
     from partc.report.terminal import print_decision, report_console
 
-    goal = _goal(target, server, link, objective, pin, measure, rpc)
+    goal = _goal(target, server, link, objective, pin, server_busy, measure, rpc)
     shapes = _shapes(shape)
     find_form(model)
     with show_steps() as progress:
@@ -165,6 +122,7 @@ def plan(
     objective: ObjectiveName = Objective.LATENCY,
     shape: ShapeTexts = [],  # noqa: B006
     pin: PinTexts = [],  # noqa: B006
+    server_busy: ServerBusy = 0.0,
     measure: Measure = False,
     rpc: BoardAddress = None,
     as_json: AsJson = False,
@@ -173,7 +131,7 @@ def plan(
     from partc.report.json import decision_json
     from partc.report.terminal import print_decision, report_console
 
-    goal = _goal(target, server, link, objective, pin, measure, rpc)
+    goal = _goal(target, server, link, objective, pin, server_busy, measure, rpc)
     shapes = _shapes(shape)
     find_form(model)
     if as_json and len(goal.links) > 1:
@@ -229,7 +187,7 @@ def inspect(
         return
     if html and not target:
         raise PartcError("--html shows times, so it needs --target; `partc targets` lists them")
-    goal = _goal(target, server, [link], Objective.LATENCY, [], False, None) if target else None
+    goal = _goal(target, server, [link]) if target else None
     shapes = _shapes(shape)
     find_form(model)
     with show_steps() as progress:
@@ -314,6 +272,13 @@ def profile(
         bool,
         typer.Option("--calibrate", help="Only scale the target's figures, in under a minute."),
     ] = False,
+    load: Annotated[
+        bool,
+        typer.Option(
+            "--load",
+            help="For a server: measure also how much slower it is while it computes others.",
+        ),
+    ] = False,
     output: Annotated[
         Path,
         typer.Option("--output", "-o", metavar="FILE.toml", help="The target to write."),
@@ -322,7 +287,7 @@ def profile(
     """Measure a machine, to predict any model on it; an interrupted profile goes on from there."""
     from partc.profiler.command import Request, profile_target
 
-    request = Request(target, threads, rpc, 60 * budget, calibrate, output)
+    request = Request(target, threads, rpc, 60 * budget, calibrate, load, output)
     with show_budget() as report:
         told = profile_target(request, report)
     typer.echo(told)
@@ -385,15 +350,16 @@ def _goal(
     target: str,
     server: str,
     link: list[str],
-    objective: Objective,
-    pin: list[str],
-    measure: bool,
-    rpc: str | None,
+    objective: Objective = Objective.LATENCY,
+    pin: Iterable[str] = (),
+    server_busy: float = 0.0,
+    measure: bool = False,
+    rpc: str | None = None,
 ) -> Any:
     from partc.goal import make_goal
 
     pins = _by_name("--pin", map(_pin, pin))
-    return make_goal(target, server, link, objective, pins, measure, rpc)
+    return make_goal(target, server, link, objective, pins, server_busy, measure, rpc)
 
 
 def _pin(text: str) -> tuple[str, str]:

@@ -145,20 +145,21 @@ def _predictor(
 
 
 def _decide(graph: LayerGraph, goal: Goal, link: Link) -> Decision:
-    power = device_power(goal.target, link)
+    conditions, power = goal.conditions(link), device_power(goal.target, link)
     pins = resolve_pins(graph, goal.pins)
-    cut = find_cut(graph, link.conditions, power, goal.objective, pins)
+    cut = find_cut(graph, conditions, power, goal.objective, pins)
     return Decision(
         graph=graph,
         objective=goal.objective,
         target=goal.target.name,
         server=goal.server.name,
         link=link.name,
-        conditions=link.conditions,
+        conditions=conditions,
         power=power,
         plan=make_plan(graph, cut),
         device_only=make_plan(graph, Cut.device_only()),
         server_only=make_plan(graph, Cut.server_only(graph)),
+        server_busy=goal.server_busy,
     )
 
 

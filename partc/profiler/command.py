@@ -14,9 +14,11 @@ from msgspec.structs import replace
 from partc.codegen.build import runs_here
 from partc.errors import PartcError
 from partc.profiler.drawn import DrawnNetwork, compile_drawn, compilers
+from partc.profiler.load import measure_load
 from partc.profiler.session import Report, Step, measure, profile_machine
 from partc.profiler.stopwatch import RUNS, Board, connect
 from partc.targets.calibration import FIGURES, calibrate
+from partc.targets.load import LoadCurve
 from partc.targets.meter import Meter, find_meter
 from partc.targets.profile import Profile, Sample
 from partc.targets.target import Target, load_target, write_target
@@ -35,6 +37,7 @@ class Request:
         address: ``HOST:PORT`` of a board's TVM RPC server; None for this machine.
         budget_s: How long to measure.
         calibrate: Whether only to scale the target's figures.
+        load: Whether to measure how much slower this machine is while it computes others.
         output: The ``.toml`` file to write.
     """
 
@@ -43,6 +46,7 @@ class Request:
     address: str | None
     budget_s: float
     calibrate: bool
+    load: bool
     output: Path
 
 
@@ -66,6 +70,11 @@ def profile_target(request: Request, report: Report) -> str:
             f"code for {target.name} does not run here; start `python -m tvm.exec.rpc_server` on a "
             "board and give its address with --rpc HOST:PORT"
         )
+    if request.load and request.address is not None:
+        raise PartcError(
+            "--load needs processes that compute on the machine itself, which --rpc cannot start; "
+            "profile the board without --load"
+        )
     board = connect(request.address, target.threads)
     if request.calibrate:
         described, told = _calibrate(target, board, report)
@@ -75,6 +84,9 @@ def profile_target(request: Request, report: Report) -> str:
     meter = find_meter() if request.address is None else None
     if meter:
         described = _with_power(described, board, meter)
+    if request.load:
+        described = _with_load(described, board)
+        told += f"\n{describe_load(described.load_curve)}"
     write_target(replace(described, name=request.output.stem), request.output)
     return f"{told}\nwrote {request.output}; next: partc plan MODEL --target {request.output}"
 
@@ -84,12 +96,13 @@ def _target(request: Request) -> Target:
     threads = request.threads or target.threads
     if threads == target.threads:
         return target
-    sources = target.sources | {
+    sources = {name: each for name, each in target.sources.items() if name != "load"} | {
         "threads": "chosen: --threads",
         "peak_gflops": f"{threads} / {target.threads} of {target.name}'s",
     }
     peak_gflops = target.peak_gflops * threads / target.threads
-    return replace(target, threads=threads, peak_gflops=peak_gflops, sources=sources)
+    changed = {"threads": threads, "peak_gflops": peak_gflops, "load": None}
+    return replace(target, **changed, sources=sources)
 
 
 def _profile(
@@ -149,3 +162,19 @@ def _with_power(target: Target, board: Board, meter: Meter) -> Target:
     watts = {"idle_watts": idle.watts, "busy_watts": max(idle.watts, busy.watts)}
     source = f"measured by {meter.name}"
     return replace(target, **watts, sources=target.sources | dict.fromkeys(watts, source))
+
+
+# Load --------------------------------------------------------------------------------------------
+
+
+def _with_load(target: Target, board: Board) -> Target:
+    """The target with what computing others at the same time costs a request here."""
+    source = f"measured on {board.processor} with processes that compute the same network"
+    return replace(target, load=measure_load(target), sources=target.sources | {"load": source})
+
+
+def describe_load(curve: LoadCurve) -> str:
+    """One line: how many times longer a request takes, by how many others there are."""
+    points = zip(curve.busy[1:], curve.slowdown[1:], strict=True)
+    told = ", ".join(f"{slowdown:.2f} times beside {busy:g}" for busy, slowdown in points)
+    return f"how much longer a request takes while others are computed: {told}"

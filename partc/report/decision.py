@@ -91,6 +91,7 @@ class Decision:
         plan: The chosen plan.
         device_only: The plan that leaves every layer on the device.
         server_only: The plan that sends the model's inputs away.
+        server_busy: How many other requests the server is expected to compute at once.
 
     Raises:
         GraphError: A plan does not place the graph's layers, or one that is said to use one
@@ -107,6 +108,7 @@ class Decision:
     plan: Plan
     device_only: Plan
     server_only: Plan
+    server_busy: float = 0.0
 
     def __post_init__(self) -> None:
         names = {layer.name for layer in self.graph.layers}

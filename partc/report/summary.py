@@ -24,18 +24,28 @@ def premises(decision: Decision) -> tuple[str, ...]:
     """What the decision rests on, and whether that is enough, a sentence a line."""
     energy = decision.objective is Objective.ENERGY
     power = describe_power(decision.power) if energy else ()
-    return (describe_conditions(decision), *power, *describe_contest(decision))
+    server = describe_load(decision)
+    return (describe_conditions(decision), *server, *power, *describe_contest(decision))
 
 
 def describe_conditions(decision: Decision) -> str:
-    """What the network and the server are expected to be like."""
+    """What is minimised, and what the network is expected to be like."""
     given = decision.conditions
-    load = "" if given.load == 1 else f", server {given.load:g} times slower"
     return (
         f"least {decision.objective.value} over {decision.link}: "
         f"{given.uplink_mbps:g} Mbps up, {given.downlink_mbps:g} Mbps down, "
-        f"{given.round_trip_ms:g} ms round trip{load}"
+        f"{given.round_trip_ms:g} ms round trip"
     )
+
+
+def describe_load(decision: Decision) -> tuple[str, ...]:
+    """What else the server does, and what that costs, if it does anything else."""
+    busy, load = decision.server_busy, decision.conditions.load
+    if not busy:
+        return ()
+    others = "other request" if busy == 1 else "other requests"
+    slower = f"{load:.3g} times slower" if load > 1 else "no slower"
+    return (f"server computing {busy:g} {others}: {slower}",)
 
 
 def describe_power(power: DevicePower) -> tuple[str, ...]:

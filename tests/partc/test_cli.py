@@ -123,6 +123,16 @@ class TestPlan:
         result = run("plan", tiny_model, "--target", "jetson", "--link", "lte", "--link", "wifi")
         assert result.out.count("least latency over") == 2
 
+    def test_a_busy_server_is_planned_for(self, run: Run, tiny_model: Path) -> None:
+        options = ["--target", "jetson-tx2", "--pin", "*=server"]
+        report = run("plan", tiny_model, *options, "--server-busy", 2).out
+        assert "server computing 2 other requests: 3 times slower" in report
+        alone, busy = (
+            json.loads(run("plan", tiny_model, *options, "--server-busy", count, "--json").out)
+            for count in (0, 2)
+        )
+        assert busy["plan"]["server_ms"] == pytest.approx(3 * alone["plan"]["server_ms"])
+
     def test_the_shape_of_an_input_may_be_given(self, run: Run, tiny_model: Path) -> None:
         result = run("plan", tiny_model, "--target", "jetson", "--shape", "x:0=1,3,8,8", "--json")
         assert result.status == 0

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from partc.errors import PartcError, TargetError
 from partc.goal import make_goal
 from partc.plan import Objective, Side
+from partc.targets.load import LoadCurve
+from partc.targets.target import load_target, write_target
 
 
 def test_names_are_looked_up() -> None:
@@ -57,3 +61,26 @@ def test_mistakes_are_named(
 ) -> None:
     with pytest.raises(error, match=message):
         make_goal(**{"target": "native", **arguments})  # pyright: ignore[reportArgumentType]  wrong on purpose
+
+
+class TestServerLoad:
+    def test_a_server_that_does_nothing_else_is_as_fast_as_it_is(self) -> None:
+        goal = make_goal("native")
+        assert goal.conditions(goal.links[0]) == goal.links[0].conditions
+
+    def test_a_busy_server_is_as_slow_as_was_measured_on_it(self, tmp_path: Path) -> None:
+        measured = tmp_path / "measured.toml"
+        curve = LoadCurve((0, 1, 3), (1, 1.25, 4.25))
+        write_target(replace(load_target("native"), load=curve), measured)
+        goal = make_goal("native", str(measured), server_busy=2)
+        assert goal.conditions(goal.links[0]).load == pytest.approx(2.75)
+
+    def test_a_server_that_was_not_measured_shares_its_cores(self) -> None:
+        goal = make_goal("native", "raspberry-pi-4", server_busy=3)
+        threads = goal.server.threads
+        assert goal.conditions(goal.links[0]).load == pytest.approx(4 * threads / 4)
+
+    @pytest.mark.parametrize("busy", [-1, math.inf, math.nan])
+    def test_what_no_server_can_be(self, busy: float) -> None:
+        with pytest.raises(PartcError, match=f"--server-busy is how many .*, not {busy}$"):
+            make_goal("native", server_busy=busy)

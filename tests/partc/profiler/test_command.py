@@ -19,6 +19,7 @@ from partc.profiler import command, session, stopwatch
 from partc.profiler.drawn import DrawnNetwork, random_inputs
 from partc.profiler.stopwatch import compile_timed
 from partc.targets.features import describe
+from partc.targets.load import LoadCurve
 from partc.targets.meter import Recording
 from partc.targets.predictor import predictor_for
 from partc.targets.profile import load_profile
@@ -245,6 +246,52 @@ class TestPower:
     def test_a_meter_here_says_nothing_of_a_board(self, partc: Partc) -> None:
         partc("profile", "--calibrate", "--rpc", "board:9090", "-o", "x.toml")
         assert watts_source(load_target("x.toml")) == watts_source(load_target("native"))
+
+
+@pytest.mark.usefixtures("fake")
+class TestLoad:
+    CURVE = LoadCurve((0, 1, 2), (1, 1.25, 2.5))
+
+    @pytest.fixture
+    def loaded(self, monkeypatch: pytest.MonkeyPatch) -> list[Target]:
+        """What was measured under load."""
+        measured: list[Target] = []
+
+        def measure_load(target: Target) -> LoadCurve:
+            measured.append(target)
+            return self.CURVE
+
+        monkeypatch.setattr(command, "measure_load", measure_load)
+        return measured
+
+    def test_is_written_and_told(self, partc: Partc, loaded: list[Target]) -> None:
+        told = partc("profile", "--calibrate", "--load", "-o", "x.toml")
+        assert "are computed: 1.25 times beside 1, 2.50 times beside 2\n" in told
+        target = load_target("x.toml")
+        assert target.load == self.CURVE
+        assert target.sources["load"].startswith("measured on an abacus ")
+        assert [each.threads for each in loaded] == [1]
+
+    def test_is_measured_where_it_is_asked_for(self, partc: Partc, loaded: list[Target]) -> None:
+        partc("profile", "--calibrate", "-o", "x.toml")
+        assert load_target("x.toml").load is None
+        assert loaded == []
+
+    @pytest.mark.usefixtures("loaded")
+    def test_of_before_stays_unless_requests_have_other_threads(self, partc: Partc) -> None:
+        partc("profile", "--calibrate", "--load", "-o", "x.toml")
+        again = ("profile", "--calibrate", "--target", "x.toml", "-o")
+        partc(*again, "y.toml")
+        partc(*again, "z.toml", "--threads", "2")
+        assert load_target("y.toml").load == self.CURVE
+        assert load_target("z.toml").load is None
+        assert "load" not in load_target("z.toml").sources
+
+    @pytest.mark.usefixtures("loaded")
+    def test_of_a_board_is_not_measured(self, partc: Partc, tmp_path: Path) -> None:
+        error = partc("profile", "--load", "--rpc", "board:9090", "-o", "x.toml", status=2)
+        assert "which --rpc cannot start" in error
+        assert list(tmp_path.iterdir()) == []
 
 
 def watts_source(target: Target) -> set[str]:

@@ -87,6 +87,7 @@ def decision(graph: LayerGraph, cut: Cut) -> Decision:
         plan=make_plan(graph, cut),
         device_only=make_plan(graph, Cut.device_only()),
         server_only=make_plan(graph, Cut.server_only(graph)),
+        server_busy=1.5,
     )
 
 

@@ -2,12 +2,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from partc.plan import Objective
 from partc.report.decision import Decision
 from partc.report.summary import (
     describe_conditions,
     describe_contest,
     describe_extrapolation,
+    describe_load,
     describe_power,
     headline,
     premises,
@@ -24,18 +27,28 @@ def test_machines_of_one_name_keep_their_counts(decision: Decision) -> None:
     assert "2 layers on jetson and 2 layers on jetson" in headline(twins)
 
 
-def test_an_unloaded_server_needs_no_mention(decision: Decision) -> None:
-    unloaded = replace(decision, conditions=replace(decision.conditions, load=1.0))
-    assert "slower" in describe_conditions(decision)
-    assert "slower" not in describe_conditions(unloaded)
+@pytest.mark.parametrize(
+    ("busy", "load", "told"),
+    [
+        (2, 2.125, ("server computing 2 other requests: 2.12 times slower",)),
+        (1, 1.5, ("server computing 1 other request: 1.5 times slower",)),
+        (0.5, 1, ("server computing 0.5 other requests: no slower",)),
+        (0, 1, ()),
+    ],
+)
+def test_a_busy_server_is_mentioned(
+    decision: Decision, busy: float, load: float, told: tuple[str, ...]
+) -> None:
+    conditions = replace(decision.conditions, load=load)
+    assert premises(replace(decision, server_busy=busy, conditions=conditions))[1:] == told
 
 
 def test_watts_matter_to_energy_alone(decision: Decision) -> None:
-    conditions = describe_conditions(decision)
-    assert premises(decision) == (conditions,)
+    expected = (describe_conditions(decision), *describe_load(decision))
+    assert premises(decision) == expected
     frugal = replace(decision, objective=Objective.ENERGY)
-    assert premises(frugal)[1:] == describe_power(decision.power)
-    assert len(premises(frugal)) == 3
+    assert premises(frugal)[2:] == describe_power(decision.power)
+    assert len(premises(frugal)) == 4
 
 
 def test_watts_say_where_they_are_from(decision: Decision) -> None:
@@ -65,7 +78,7 @@ def test_a_close_call_is_said(doubtful: Decision, close: Decision) -> None:
         "close call: device only takes 967.4 us more, give or take 13.7 ms; "
         "profile or --measure to be sure",
     )
-    assert premises(close) == (describe_conditions(close), *describe_contest(close))
+    assert premises(close)[2:] == describe_contest(close)
 
 
 def test_a_close_call_is_in_the_objectives_unit(close: Decision) -> None:
