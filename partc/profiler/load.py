@@ -177,8 +177,11 @@ def _start(process: SpawnProcess) -> None:
 
 def _end(process: SpawnProcess) -> None:
     """Wait for a process whose pipe is closed, but not for ever."""
-    if process.pid is not None:
+    if process.pid is None:
+        return
+    try:
         process.join(_GRACE_S)
+    finally:
         process.kill()
         process.join()
 
