@@ -41,10 +41,15 @@ def small_network(number: int) -> LayerGraph:
 
 @dataclass
 class FakeBoard:
-    """Computes ten gigaflops a second, and takes a microsecond to start a layer."""
+    """Computes ten gigaflops a second, and takes a microsecond to start a layer.
+
+    After a pause, it takes ``entry_ms`` more, and each layer ``cold_share`` longer.
+    """
 
     processor: str = "an abacus"
     slower: float = 1.0
+    entry_ms: float = 0.5
+    cold_share: float = 0.25
     measured: list[LayerGraph] = field(default_factory=list[LayerGraph])
     runs: int = 0
 
@@ -66,6 +71,11 @@ class FakeNetwork:
     def time_layers(self, runs: int) -> Array:
         self.board.runs += runs
         return np.random.default_rng(self.seed).uniform(1, 1.01, (runs, 1)) * self.times_ms
+
+    def time_whole(self, runs: int, pause_s: float) -> Array:
+        assert pause_s > 0
+        layers_ms = self.time_layers(runs).sum(axis=1)
+        return self.board.entry_ms + (1 + self.board.cold_share) * layers_ms
 
 
 def draw_small(number: int, target: Target) -> DrawnNetwork:

@@ -8,7 +8,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +20,13 @@ from profiled import Array, convolutions
 from partc.errors import PartcError
 from partc.graph import LayerGraph
 from partc.profiler.drawn import draw_graph, random_inputs
-from partc.profiler.stopwatch import Board, TimedNetwork, compile_timed, connect
+from partc.profiler.stopwatch import (
+    Board,
+    LoadedNetwork,
+    TimedNetwork,
+    compile_timed,
+    connect,
+)
 from partc.targets.target import load_target
 
 RUNS = 5
@@ -89,6 +98,45 @@ def test_times_of_layers_here(networks: dict[str, TimedNetwork]) -> None:
 
 def test_times_of_layers_on_a_board(rpc_board: Board, networks: dict[str, TimedNetwork]) -> None:
     check_that_large_layers_take_longer(rpc_board, networks)
+
+
+def check_whole_runs(board: Board, network: TimedNetwork) -> None:
+    """They take at least what their layers do, and not the pauses or a round trip."""
+    loaded = board.load(network, random_inputs(GRAPHS["last"]))
+    layers_ms = loaded.time_layers(RUNS).sum(axis=1).min()
+    started_s = time.monotonic()
+    whole_ms = loaded.time_whole(RUNS, pause_s=0.1)
+    assert time.monotonic() - started_s > RUNS * 0.1
+    assert whole_ms.shape == (RUNS,)
+    assert 0.8 * layers_ms < np.median(whole_ms) < layers_ms + 50
+
+
+def test_whole_runs_here(networks: dict[str, TimedNetwork]) -> None:
+    check_whole_runs(connect(None, threads=1), networks["last"])
+
+
+def test_whole_runs_on_a_board(rpc_board: Board, networks: dict[str, TimedNetwork]) -> None:
+    check_whole_runs(rpc_board, networks["last"])
+
+
+class FarMachine:
+    """Computes two layers in 20 ms; a call to it takes 50 ms, and reading its clock 10."""
+
+    def invoke_stateful(self, name: str) -> None:
+        assert name == "timed"
+        time.sleep(0.050 + 0.020 + 4 * 0.010)
+
+    def get_outputs(self, name: str) -> list[Any]:
+        assert name == "timed"
+        device = SimpleNamespace(sync=lambda: time.sleep(0.050))
+        stamps = [np.array([1, 1e6 * elapsed_ms], np.int64) for elapsed_ms in (0, 10, 30, 50)]
+        return [SimpleNamespace(device=device, numpy=lambda stamp=stamp: stamp) for stamp in stamps]
+
+
+def test_the_clock_and_the_way_to_a_board_and_back_are_taken_off() -> None:
+    machine: Any = FarMachine()
+    network = LoadedNetwork(machine, ThreadPoolExecutor(1), layers=2, outputs=0)
+    assert np.median(network.time_whole(RUNS, pause_s=0.0)) == pytest.approx(20, abs=5)
 
 
 def test_a_board_and_this_machine_in_turn(
