@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from partc.codegen.build import runs_here
 from partc.errors import PartcError
 from partc.profiler.drawn import DrawnNetwork, compile_drawn, compilers
+from partc.profiler.entry import ENTRY_NETWORKS, PAUSE_S, measure_entry
 from partc.profiler.load import measure_load
 from partc.profiler.session import Report, Step, measure, profile_machine
 from partc.profiler.stopwatch import RUNS, Board, connect
@@ -81,6 +82,8 @@ def profile_target(request: Request, report: Report) -> str:
     else:
         path = request.output.with_suffix(".profile.json")
         described, told = _profile(target, board, path, request.budget_s, report)
+    described = _with_entry(described, board)
+    told += f"; {describe_entry(described)}"
     meter = find_meter() if request.address is None else None
     if meter:
         described = _with_power(described, board, meter)
@@ -143,6 +146,31 @@ def describe_profile(profile: Profile) -> str:
     return (
         f"{len(profile.samples)} layers in {profile.networks} networks on {profile.processor}; "
         f"between runs a layer differed by {spread:.1%}, and a whole network by {profile.drift:.1%}"
+    )
+
+
+def _with_entry(target: Target, board: Board) -> Target:
+    """The target with what a request costs it that comes after a pause."""
+    with compilers(target) as compile_networks:
+        drawn = list(compile_networks(ENTRY_NETWORKS))
+    entry = measure_entry(drawn, board)
+    source = (
+        f"fitted to {len(drawn)} networks that ran after waiting for {1e3 * PAUSE_S:.0f} ms "
+        f"on {board.processor}"
+    )
+    return replace(
+        target,
+        entry_ms=entry.entry_ms,
+        cold_share=entry.cold_share,
+        sources=target.sources | dict.fromkeys(("entry_ms", "cold_share"), source),
+    )
+
+
+def describe_entry(target: Target) -> str:
+    """How much longer than its layers a request takes."""
+    return (
+        f"after a pause a request takes {target.entry_ms:.2f} ms and {target.cold_share:.1%} more "
+        "than its layers"
     )
 
 

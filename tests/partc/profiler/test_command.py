@@ -15,8 +15,9 @@ from msgspec.structs import replace
 from profiled import FakeBoard, compile_here, draw_small, small_network
 
 from partc import cli
-from partc.profiler import command, session, stopwatch
+from partc.profiler import command, entry, session, stopwatch
 from partc.profiler.drawn import DrawnNetwork, random_inputs
+from partc.profiler.entry import ENTRY_NETWORKS
 from partc.profiler.stopwatch import compile_timed
 from partc.targets.features import describe
 from partc.targets.load import LoadCurve
@@ -55,6 +56,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "draw_graph", small_network)
     monkeypatch.setattr(command, "find_meter", lambda: None)
     monkeypatch.setattr(stopwatch, "_PAUSE_S", 0)
+    monkeypatch.setattr(entry, "PAUSE_S", 0.001)
 
 
 def compile_small(monkeypatch: pytest.MonkeyPatch, compile_drawn: Any) -> None:
@@ -85,6 +87,7 @@ class TestCalibrate:
     ) -> None:
         """A network as large as those of a user, compiled and measured here."""
         monkeypatch.setattr(command, "_CALIBRATION_NETWORKS", 1)
+        monkeypatch.setattr(command, "ENTRY_NETWORKS", ENTRY_NETWORKS[:1])
         monkeypatch.setattr(command, "find_meter", lambda: None)
         told = partc("profile", "--calibrate", "-o", "x.toml")
         assert re.match(r"\d+ layers: achieved_fraction [\d.e-]+, memory_bandwidth_gb_s ", told)
@@ -203,6 +206,21 @@ def budget_of_twelve(monkeypatch: pytest.MonkeyPatch, board: FakeBoard) -> None:
     """Half a second passes with each network, so that six seconds are enough for a dozen."""
     clock = SimpleNamespace(monotonic=lambda: len(board.measured) / 2)
     monkeypatch.setattr(session, "time", clock)
+
+
+@pytest.mark.parametrize("options", [["--calibrate"], ["--budget", "0.1"]])
+def test_a_request_that_comes_after_a_pause(
+    partc: Partc, fake: FakeBoard, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    budget_of_twelve(monkeypatch, fake)
+    first_line, _, _ = partc("profile", *options, "-o", "x.toml").partition("\n")
+    told = r"; after a pause a request takes 0\.50 ms and 2\d\.\d% more than its layers$"
+    assert re.search(told, first_line)
+    target = load_target("x.toml")
+    assert target.entry_ms == pytest.approx(0.5, rel=0.05)
+    assert target.cold_share == pytest.approx(0.25, rel=0.05)
+    source = "fitted to 6 networks that ran after waiting for 50 ms on an abacus"
+    assert target.sources["entry_ms"] == target.sources["cold_share"] == source
 
 
 class FakeMeter:
