@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ from partc.passes.cut import find_cut
 from partc.plan import Objective, make_plan
 from partc.profiler.command import describe_profile
 from partc.profiler.session import profile_machine
-from partc.profiler.stopwatch import compile_timed, connect
+from partc.profiler.stopwatch import LoadedNetwork, compile_timed, connect
 from partc.report.terminal import report_console
 from partc.targets.features import describe
 from partc.targets.link import device_power, load_link
@@ -43,7 +44,8 @@ from partc.targets.target import Target, load_target
 Array = NDArray[np.float64]
 
 _LINKS = ("ethernet", "wifi", "lte", "3g", "cat1")
-_RUNS = 30
+_RUNS = 20
+_PASSES = 5
 _PERCENTILE = 20
 _RESOLVED_MS = 1e-3
 """Layers that take less are views or folded into others; a tenth of that is not to be measured."""
@@ -114,20 +116,36 @@ def profile(target: Target, minutes: float, directory: Path) -> Profile:
     return found
 
 
-def measure_model(name: str, target: Target) -> MeasuredModel:
-    """Time a model's layers, and all of it compiled as one segment."""
-    _PROGRESS.print(f"Measuring {name} on {target.name}, {_threads(target)}")
-    graph = lower(import_onnx(MODELS[name].proto))
-    inputs = random_inputs(graph)
+def measure_models(names: Sequence[str], target: Target) -> list[MeasuredModel]:
+    """Time the layers of models, and all of each compiled as one segment.
+
+    All models take several turns, so that what disturbs the machine for seconds is left out.
+    """
     board = connect(None, target.threads)
-    times_ms = board.time_layers(compile_timed(graph, target), inputs, _RUNS)
-    whole_s = Partc(CompiledModel(graph, target), target.threads, inputs).time(_RUNS)
-    return MeasuredModel(
-        name,
-        graph,
-        np.percentile(times_ms, _PERCENTILE, axis=0),
-        float(np.percentile(whole_s, _PERCENTILE)) * 1e3,
-    )
+    turns: list[Callable[[], tuple[Array, float]]] = []
+    graphs: list[LayerGraph] = []
+    for name in names:
+        _PROGRESS.print(f"Compiling {name} for {target.name}, {_threads(target)}")
+        graph = lower(import_onnx(MODELS[name].proto))
+        graphs.append(graph)
+        inputs = random_inputs(graph)
+        network = board.load(compile_timed(graph, target), inputs)
+        turns.append(
+            partial(_turn, network, Partc(CompiledModel(graph, target), target.threads, inputs))
+        )
+    _PROGRESS.print(f"Measuring {len(names)} models on {target.name}, {_threads(target)}")
+    passes = [[turn() for turn in turns] for _ in range(_PASSES)]
+    return [
+        MeasuredModel(name, graph, np.min(layers_ms, axis=0), min(whole_ms))
+        for name, graph, *measured in zip(names, graphs, *passes, strict=True)
+        for layers_ms, whole_ms in [zip(*measured, strict=True)]
+    ]
+
+
+def _turn(network: LoadedNetwork, whole: Partc) -> tuple[Array, float]:
+    """Milliseconds of each layer, and of the whole."""
+    layers_ms = np.percentile(network.time_layers(_RUNS), _PERCENTILE, axis=0)
+    return layers_ms, float(np.percentile(whole.time(_RUNS), _PERCENTILE)) * 1e3
 
 
 def measure_machine(
@@ -139,7 +157,7 @@ def measure_machine(
         "Neurosurgeon": Baseline(Neurosurgeon(found.workloads, found.latencies_ms)),
         "roofline": Roofline(target),
     }
-    models = [measure_model(name, target) for name in names]
+    models = measure_models(names, target)
     predicted_ms = {
         name: [predict_ms(predictor, model, predictors["roofline"]) for model in models]
         for name, predictor in predictors.items()
