@@ -7,8 +7,8 @@ import os
 import signal
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from multiprocessing import get_context
+from contextlib import contextmanager, suppress
+from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from statistics import fmean, median
@@ -26,12 +26,13 @@ _ROUNDS = 3
 _MOST_COMPETITORS = 16
 """Each needs some hundred megabytes."""
 _PATIENCE_S = 60.0
-_GRACE_S = 10.0
+_GRACE_S = 4.0
 
 Occupy = Callable[[float], None]
 """Has a machine compute so many other requests, on average."""
 Run = Callable[[], float]
 """Computes one request; returns milliseconds."""
+_Competitor = tuple[SpawnProcess, Connection]
 
 
 def measure_load(target: Target, budget_s: float = BUDGET_S) -> LoadCurve:
@@ -120,26 +121,57 @@ def competitors(count: int, drawn: DrawnNetwork, threads: int) -> Generator[Occu
     Raises:
         PartcError: One of them has died.
     """
-    with ExitStack() as crowd:
-        pipes = [crowd.enter_context(_competitor(drawn, threads)) for _ in range(count)]
+    crowd: list[_Competitor] = []
 
-        def occupy(busy: float) -> None:
-            _tell(pipes, [min(max(busy - position, 0.0), 1.0) for position in range(count)])
+    def occupy(busy: float) -> None:
+        _tell(crowd, [min(max(busy - position, 0.0), 1.0) for position in range(count)])
 
-        try:
-            occupy(0)
-            yield occupy
-        finally:
-            for pipe in pipes:  # so that all of them end at once
-                pipe.close()
-
-
-def _tell(pipes: Sequence[Connection], duties: Sequence[float]) -> None:
-    """Tell competitors which part of their time to compute, and wait until each does so."""
     try:
-        for pipe, duty in zip(pipes, duties, strict=True):
-            pipe.send(duty)
-        for pipe in pipes:
+        for _ in range(count):
+            _hire(crowd, threads)
+        _tell(crowd, [drawn] * count)
+        yield occupy
+    finally:
+        _dismiss(crowd)
+
+
+def _hire(crowd: list[_Competitor], threads: int) -> None:
+    """Start a process that computes as it is told through its pipe."""
+    # A fork of a process that has threads, as TVM's have, may find locks held for ever.
+    spawn = get_context("spawn")
+    pipe, far_end = spawn.Pipe()
+    process = spawn.Process(target=_compete, args=(far_end, threads), daemon=True)
+    resource_tracker.ensure_running()  # else it is started below, and lets interruptions through
+    # Ctrl-C in a terminal reaches every process; this one deals with it for all.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.start()
+        crowd.append((process, pipe))
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    far_end.close()
+
+
+def _dismiss(crowd: Sequence[_Competitor]) -> None:
+    """End processes, if need be by force."""
+    deadline = time.monotonic() + _GRACE_S
+    for _, pipe in crowd:
+        pipe.close()
+    try:
+        for process, _ in crowd:
+            process.join(max(deadline - time.monotonic(), 0.0))
+    finally:
+        for process, _ in crowd:
+            process.kill()
+            process.join()
+
+
+def _tell(crowd: Sequence[_Competitor], messages: Sequence[DrawnNetwork | float]) -> None:
+    """Tell competitors what or which part of their time to compute; wait until all have heard."""
+    try:
+        for (_, pipe), message in zip(crowd, messages, strict=True):
+            pipe.send(message)
+        for _, pipe in crowd:
             if not pipe.poll(_PATIENCE_S):
                 raise EOFError
             pipe.recv()
@@ -150,51 +182,16 @@ def _tell(pipes: Sequence[Connection], duties: Sequence[float]) -> None:
         ) from error
 
 
-@contextmanager
-def _competitor(drawn: DrawnNetwork, threads: int) -> Generator[Connection]:
-    """A process that computes a network as it is told through the pipe."""
-    # A fork of a process that has threads, as TVM's have, may find locks held for ever.
-    spawn = get_context("spawn")
-    pipe, far_end = spawn.Pipe()
-    process = spawn.Process(target=_compete, args=(far_end, drawn, threads), daemon=True)
-    try:
-        _start(process)
-        far_end.close()
-        yield pipe
-    finally:
-        pipe.close()
-        _end(process)
-
-
-def _start(process: SpawnProcess) -> None:
-    """Start a process that leaves Ctrl-C, which in a terminal reaches all, to this one."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        process.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-
-
-def _end(process: SpawnProcess) -> None:
-    """Wait for a process whose pipe is closed, but not for ever."""
-    if process.pid is None:
-        return
-    try:
-        process.join(_GRACE_S)
-    finally:
-        process.kill()
-        process.join()
-
-
-def _compete(pipe: Connection, drawn: DrawnNetwork, threads: int) -> None:
+def _compete(pipe: Connection, threads: int) -> None:
     """Compute for a part of the time, until the other end of the pipe is closed."""
-    run = _load(drawn, threads)
     duty = 0.0
     with suppress(EOFError, OSError):
+        run = _load(pipe.recv(), threads)
+        pipe.send(None)
         while True:
             if duty == 0 or pipe.poll():
                 duty = pipe.recv()
-                pipe.send(duty)
+                pipe.send(None)
             else:
                 time.sleep(run() / 1e3 * (1 / duty - 1))
 
