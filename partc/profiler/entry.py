@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from partc.profiler.drawn import DrawnNetwork
-from partc.profiler.stopwatch import PASSES, Board, LoadedNetwork, settle
+from partc.profiler.stopwatch import PASSES, RUNS, Board, LoadedNetwork
 
 ENTRY_NETWORKS = (25, 8, 3, 26, 20, 4)
 """Drawn networks of which each computes two or three times as much as the one before."""
@@ -47,9 +47,9 @@ def measure_entry(drawn: Sequence[DrawnNetwork], board: Board) -> Entry:
         board: Where to measure.
     """
     networks = [board.load(each.network, each.inputs) for each in drawn]
-    layers_ms = [float(low.sum()) for low, _ in settle(networks)]
-    passes = [[_whole_ms(network) for network in networks] for _ in range(PASSES)]
-    return fit_entry(np.array(layers_ms), np.min(passes, axis=0))
+    passes = [[_time(network) for network in networks] for _ in range(PASSES)]
+    layers_ms, whole_ms = np.min(passes, axis=0).T
+    return fit_entry(layers_ms, whole_ms)
 
 
 def fit_entry(layers_ms: NDArray[np.float64], whole_ms: NDArray[np.float64]) -> Entry:
@@ -73,6 +73,7 @@ def fit_entry(layers_ms: NDArray[np.float64], whole_ms: NDArray[np.float64]) -> 
     return Entry(entry_ms, cold_share)
 
 
-def _whole_ms(network: LoadedNetwork) -> float:
-    """The same percentile as of layers: others on the machine make runs longer, never shorter."""
-    return float(np.percentile(network.time_whole(_RUNS, PAUSE_S), 20))
+def _time(network: LoadedNetwork) -> tuple[float, float]:
+    """Milliseconds of the layers and of the whole, at the same time, as a machine drifts."""
+    layers_ms = np.percentile(network.time_layers(RUNS), 20, axis=0).sum()
+    return float(layers_ms), float(np.percentile(network.time_whole(_RUNS, PAUSE_S), 20))
