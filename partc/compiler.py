@@ -18,7 +18,7 @@ from partc.goal import Goal
 from partc.graph import LayerGraph
 from partc.interruption import interruptible
 from partc.manifest import MANIFEST_NAME, manifest_json
-from partc.passes.annotate import annotate
+from partc.passes.annotate import annotate, entry_charges
 from partc.passes.build import build_graph
 from partc.passes.canonicalize import canonicalize
 from partc.passes.cut import find_cut, resolve_pins
@@ -82,7 +82,8 @@ def _write_bundle(
     progress: Progress,
 ) -> None:
     graph = decisions[0].graph
-    table = build_plan_table(graph, [decision.plan.cut for decision in decisions])
+    cuts = [decision.plan.cut for decision in decisions]
+    table = build_plan_table(graph, cuts, entry_charges(goal.target, goal.server))
     artifacts = _build_halves(graph, table, goal, staging, progress)
     default_plan = table.find(decisions[0].plan.cut).name
     spec = model_spec(graph, table, default_plan, artifacts.values())
@@ -128,7 +129,8 @@ def decide(
     """The best plan for each link."""
     device = _predictor(graph, goal, goal.target, goal.rpc, progress)
     server = _predictor(graph, goal, goal.server, None, progress)
-    annotated = annotate(graph, device, server, goal.target.busy_watts)
+    cold_shares = (goal.target.cold_share, goal.server.cold_share)
+    annotated = annotate(graph, device, server, goal.target.busy_watts, *cold_shares)
     return tuple(_decide(annotated, goal, link) for link in goal.links)
 
 
@@ -146,8 +148,8 @@ def _predictor(
 
 def _decide(graph: LayerGraph, goal: Goal, link: Link) -> Decision:
     conditions, power = goal.conditions(link), device_power(goal.target, link)
-    pins = resolve_pins(graph, goal.pins)
-    cut = find_cut(graph, conditions, power, goal.objective, pins)
+    pins, entry = resolve_pins(graph, goal.pins), entry_charges(goal.target, goal.server)
+    cut = find_cut(graph, conditions, power, goal.objective, pins, entry)
     return Decision(
         graph=graph,
         objective=goal.objective,
@@ -156,9 +158,9 @@ def _decide(graph: LayerGraph, goal: Goal, link: Link) -> Decision:
         link=link.name,
         conditions=conditions,
         power=power,
-        plan=make_plan(graph, cut),
-        device_only=make_plan(graph, Cut.device_only()),
-        server_only=make_plan(graph, Cut.server_only(graph)),
+        plan=make_plan(graph, cut, entry),
+        device_only=make_plan(graph, Cut.device_only(), entry),
+        server_only=make_plan(graph, Cut.server_only(graph), entry),
         server_busy=goal.server_busy,
     )
 

@@ -82,7 +82,8 @@ class LayerCost:
         device_mj: Energy that the device draws while it computes the layer.
         device_error: Standard deviation of ``device_ms``, relative to it.
         server_error: The same of ``server_ms``.
-        extrapolated: One of the times is of a layer that is unlike all that were measured.
+        device_extrapolated: The layer is unlike all that were measured on the device.
+        server_extrapolated: The same of the server.
     """
 
     device_ms: float
@@ -90,7 +91,13 @@ class LayerCost:
     device_mj: float
     device_error: float = 0.0
     server_error: float = 0.0
-    extrapolated: bool = False
+    device_extrapolated: bool = False
+    server_extrapolated: bool = False
+
+    @property
+    def extrapolated(self) -> bool:
+        """On one of the sides at least."""
+        return self.device_extrapolated or self.server_extrapolated
 
     def __post_init__(self) -> None:
         costs = (self.device_ms, self.server_ms, self.device_mj)

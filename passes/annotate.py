@@ -72,7 +72,8 @@ def _cost(device: Prediction, server: Prediction, busy_watts: float) -> LayerCos
         device_mj=device.latency_ms * busy_watts,
         device_error=device.error,
         server_error=server.error,
-        extrapolated=device.extrapolated or server.extrapolated,
+        device_extrapolated=device.extrapolated,
+        server_extrapolated=server.extrapolated,
     )
 
 

@@ -5,16 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from partc.graph import Layer, LayerGraph
-from partc.plan import Cut, NamedPlan, PlanTable, Segment, Side, make_plan
+from partc.plan import (
+    FREE_ENTRY,
+    Cut,
+    EntryCharges,
+    NamedPlan,
+    Plan,
+    PlanTable,
+    Segment,
+    Side,
+    make_plan,
+)
 
 
-def build_plan_table(graph: LayerGraph, cuts: Sequence[Cut]) -> PlanTable:
+def build_plan_table(
+    graph: LayerGraph, cuts: Sequence[Cut], entry: EntryCharges = FREE_ENTRY
+) -> PlanTable:
     """Build the table of plans that a bundle holds, and the segments that they share.
 
     Args:
         graph: An annotated graph.
         cuts: The cuts worth keeping. Server-only and device-only come first whether listed or
             not; every other distinct cut follows in the given order.
+        entry: What a side of a plan pays besides its layers if it has any.
 
     Raises:
         GraphError: A cut is none of this graph's, or the graph is not annotated.
@@ -24,7 +37,10 @@ def build_plan_table(graph: LayerGraph, cuts: Sequence[Cut]) -> PlanTable:
         _build_segment(graph, f"segment_{position}", layers)
         for position, layers in enumerate(_group_layers(graph, list(named_cuts.values())))
     )
-    plans = tuple(_name_plan(graph, name, cut, segments) for name, cut in named_cuts.items())
+    plans = tuple(
+        _name_plan(name, make_plan(graph, cut, entry), _find_sides(graph, cut, segments))
+        for name, cut in named_cuts.items()
+    )
     return PlanTable(segments, plans)
 
 
@@ -59,11 +75,14 @@ def _build_segment(graph: LayerGraph, name: str, layers: Sequence[Layer]) -> Seg
     )
 
 
-def _name_plan(graph: LayerGraph, name: str, cut: Cut, segments: Sequence[Segment]) -> NamedPlan:
-    sides = {segment.name: cut.side(graph.by_name[segment.layers[0]]) for segment in segments}
+def _find_sides(graph: LayerGraph, cut: Cut, segments: Sequence[Segment]) -> Mapping[str, Side]:
+    return {segment.name: cut.side(graph.by_name[segment.layers[0]]) for segment in segments}
+
+
+def _name_plan(name: str, plan: Plan, sides: Mapping[str, Side]) -> NamedPlan:
     return NamedPlan(
         name=name,
-        plan=make_plan(graph, cut),
+        plan=plan,
         device_segments=tuple(name for name, side in sides.items() if side is Side.DEVICE),
         server_segments=tuple(name for name, side in sides.items() if side is Side.SERVER),
     )

@@ -19,10 +19,15 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
-from partc.targets.features import BY_FAMILY, COMMON, NEARNESS, Workload
+from partc.targets.families import BY_FAMILY
+from partc.targets.features import Workload
 from partc.targets.predictor import Prediction
+from partc.targets.surroundings import AGES
 
 Matrix = NDArray[np.float64]
+
+COMMON = ("footprint", "reads blocks", "makes blocks")
+"""What the efficiency of any layer may depend on, besides its family's extents."""
 
 FEWEST = 8
 """Samples that a family needs to be predicted from them."""
@@ -38,25 +43,26 @@ class Fit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a search has found for one family of layers.
 
     Args:
+        rates: Natural logarithms of milliseconds for one of what a layer's work is counted in.
         names: The extents that the scales are for.
-        rates: Logarithms of milliseconds for each operation, for each byte that is written, or
-            read from so near or far, and for a call.
         scales: Logarithms of the Gaussian process's variance, length scales and noise.
     """
 
+    rates: dict[str, float]
     names: tuple[str, ...]
-    rates: tuple[float, ...]
     scales: tuple[float, ...]
 
 
 class Regression:
     """A regression for each family of layers.
 
-    The time of a layer is a sum of what its operations, the bytes it reads and makes, and the call
-    take, times a factor that a Gaussian process learns from the logarithms of extents: how
-    efficiency falls for narrow tensors, or what caches hold. So few samples are enough, and it
-    tells how sure it is: Rasmussen and Williams, "Gaussian Processes for Machine Learning" (MIT
-    Press, 2006), algorithm 2.1, with a Matern kernel that has a length scale for each extent.
+    The time of a layer is a sum of what its operations, the bytes that it reads and writes near and
+    far, and the call take, times a factor that a Gaussian process learns from the logarithms of
+    extents: how efficiency falls for narrow tensors, say. So few samples are enough, and it tells
+    how sure it is: Rasmussen and Williams, "Gaussian Processes for Machine Learning" (MIT Press,
+    2006), algorithm 2.1, with a Matern kernel that has a length scale for each extent. What a byte
+    takes is much the same for all families, so rates are searched for in all samples first; those
+    of a family leave them only as far as its samples tell.
 
     Args:
         workloads: What was measured.
@@ -73,15 +79,24 @@ class Regression:
         members: dict[str, list[int]] = {}
         for position, workload in enumerate(workloads):
             members.setdefault(workload.family, []).append(position)
-        self._families = {
-            family: _Family(
-                (*BY_FAMILY[family], *COMMON),
-                [workloads[position] for position in positions],
-                np.array([latencies_ms[position] for position in positions]),
-                fits.get(family),
-            )
+        fitted = {
+            family: positions
             for family, positions in sorted(members.items())
             if len(positions) >= FEWEST and family in BY_FAMILY
+        }
+        work, measured = _count_work(workloads), np.log(latencies_ms)
+        fits = {name: fit for name, fit in fits.items() if _is_current(name, fit)}
+        shared = _TYPICAL
+        if fitted.keys() - fits.keys():
+            shared = _search_rates(work, measured, _TYPICAL, _TRUST_IN_TYPICAL)
+        self._families = {
+            family: _Family(
+                _extent_names(family),
+                [workloads[position] for position in positions],
+                measured[positions],
+                fits.get(family) or shared,
+            )
+            for family, positions in fitted.items()
         }
 
     @property
@@ -101,36 +116,51 @@ class Regression:
         return found
 
 
+def _extent_names(family: str) -> tuple[str, ...]:
+    return (*BY_FAMILY[family], *COMMON)
+
+
+def _is_current(family: str, fit: Fit) -> bool:
+    """Whether a fit is of what times are predicted from today."""
+    known = family in BY_FAMILY and fit.names == _extent_names(family)
+    return known and tuple(fit.rates) == tuple(_TYPICAL_MS)
+
+
 class _Family:
-    """The regression of one family."""
+    """The regression of one family.
+
+    Args:
+        names: Extents that its efficiency depends on.
+        workloads: What was measured.
+        measured: Logarithms of milliseconds.
+        known: What a search has found before, or the rates of all families to begin one with.
+    """
 
     def __init__(
         self,
-        names: Sequence[str],
+        names: tuple[str, ...],
         workloads: Sequence[Workload],
-        latencies_ms: Matrix,
-        fit: Fit | None,
+        measured: Matrix,
+        known: Fit | Matrix,
     ) -> None:
-        self._names = tuple(names)
-        fit = fit if fit and fit.names == self._names else None
-        extents = self._extents(workloads)
+        self._names = names
+        extents, work = self._extents(workloads), _count_work(workloads)
         self._low, self._high = extents.min(axis=0), extents.max(axis=0)
         self._mean, self._deviation = extents.mean(axis=0), np.maximum(extents.std(axis=0), 1e-3)
-        measured, normal = np.log(latencies_ms), self._normal(extents)
-        work = _work(workloads)
-        rates = np.array(fit.rates) if fit else _search_rates(work, measured)
-        left = measured - _analytic(rates, work)
-        scales = np.array(fit.scales) if fit else _search_scales(normal, left)
-        self.fit = Fit(self._names, tuple(map(float, rates)), tuple(map(float, scales)))
+        normal = self._normal(extents)
+        self.fit = (
+            known if isinstance(known, Fit) else _search(names, work, measured, normal, known)
+        )
+        self._rates = np.array(list(self.fit.rates.values()))
         self._process = GaussianProcessRegressor(
-            _kernel(len(names)).clone_with_theta(scales), optimizer=None
-        ).fit(normal, left)
+            _kernel(len(names)).clone_with_theta(self.fit.scales), optimizer=None
+        ).fit(normal, measured - _analytic(self._rates, work))
 
     def predict(self, workloads: Sequence[Workload]) -> list[Prediction]:
         extents = self._extents(workloads)
         strange = (extents < self._low - _MARGIN) | (extents > self._high + _MARGIN)
         means, deviations = self._process.predict(self._normal(extents), return_std=True)
-        logarithms = _analytic(np.array(self.fit.rates), _work(workloads)) + means
+        logarithms = _analytic(self._rates, _count_work(workloads)) + means
         return [
             Prediction(float(latency_ms), float(deviation), bool(outside))
             for latency_ms, deviation, outside in zip(
@@ -148,44 +178,71 @@ class _Family:
         return (extents - self._mean) / self._deviation
 
 
+def _search(
+    names: tuple[str, ...], work: Matrix, measured: Matrix, normal: Matrix, shared: Matrix
+) -> Fit:
+    rates = _search_rates(work, measured, shared, _TRUST_IN_SHARED)
+    scales = _search_scales(normal, measured - _analytic(rates, work))
+    by_name = dict(zip(_TYPICAL_MS, map(float, rates), strict=True))
+    return Fit(by_name, names, tuple(map(float, scales)))
+
+
 # The analytic part -------------------------------------------------------------------------------
 
 _TYPICAL_MS = {
     "flops": 3e-8,
-    "written": 5e-8,
-    **{f"read, {name}": 2e-8 * 2**step for step, name in enumerate(NEARNESS)},
-    **{f"weights, {name}": 2e-8 * 2**step for step, name in enumerate(NEARNESS)},
-    **{f"call, {name}": 5e-4 * 2**step for step, name in enumerate(NEARNESS)},
+    "read": 3e-9,
+    "written": 3e-9,
+    "tail": 3e-8,
+    "costly": 1e-6,
+    "transposed": 3e-7,
+    "returned": 3e-8,
+    "returns": 1e-7,
+    **{f"read, {name}": 1e-8 * 2**step for step, name in enumerate(AGES)},
+    **{f"written, {name}": 1e-8 * 2**step for step, name in enumerate(AGES)},
+    **{f"weights, {name}": 1e-8 * 2**step for step, name in enumerate(AGES)},
+    **{f"call, {name}": 1e-7 * 2**step for step, name in enumerate(AGES)},
 }
-"""Milliseconds for an operation, a byte or a call, of which rates are not far without reason."""
+"""Milliseconds for an operation, a byte, an element or a part of a call, to begin a search with."""
 
 _TYPICAL = np.log(list(_TYPICAL_MS.values()))
 
+_TRUST_IN_TYPICAL, _TRUST_IN_SHARED = 0.1, 0.3
+"""How much it costs a search to change a rate e-fold, where a sample e-fold off costs about 1."""
 
-def _work(workloads: Sequence[Workload]) -> Matrix:
+_LEAST_MS = 1e-6
+"""So that a layer for which nothing is counted has a logarithm."""
+
+
+def _count_work(workloads: Sequence[Workload]) -> Matrix:
     """How often each rate counts, of shape (workloads, rates)."""
-    counts = [
-        [workload.features.get(name, -math.inf) for name in _TYPICAL_MS] for workload in workloads
-    ]
-    return np.exp(counts)
+    counts = [[workload.features.get(name, 0.0) for name in _TYPICAL_MS] for workload in workloads]
+    return np.expm1(counts)
 
 
 def _analytic(rates: Matrix, work: Matrix) -> Matrix:
-    return np.log(work @ np.exp(rates))
+    return np.log(work @ np.exp(rates) + _LEAST_MS)
 
 
-def _search_rates(work: Matrix, measured: Matrix) -> Matrix:
-    """The rates whose sums are nearest; large deviations count less, as they have other causes."""
+def _search_rates(work: Matrix, measured: Matrix, expected: Matrix, trust: float) -> Matrix:
+    """The rates whose sums are nearest; large deviations count less, as they have other causes.
+
+    Args:
+        work: How often each rate counts, of shape (workloads, rates).
+        measured: Logarithms of milliseconds.
+        expected: The rates to prefer.
+        trust: How much they are preferred.
+    """
 
     def deviations(rates: Matrix) -> Matrix:
-        return np.append(_analytic(rates, work) - measured, 0.1 * (rates - _TYPICAL))
+        return np.append(_analytic(rates, work) - measured, trust * (rates - expected))
 
-    bounds = (_TYPICAL - 9, _TYPICAL + 9)
-    found = [
-        least_squares(deviations, _TYPICAL + shift, bounds=bounds, loss="soft_l1", f_scale=0.3)
-        for shift in (-2, 0, 2)
-    ]
-    return min(found, key=lambda result: result.cost).x
+    def slopes(rates: Matrix) -> Matrix:
+        parts_ms = work * np.exp(rates)
+        shares = parts_ms / (parts_ms.sum(axis=1, keepdims=True) + _LEAST_MS)
+        return np.vstack([shares, trust * np.eye(len(rates))])
+
+    return least_squares(deviations, expected, slopes, loss="soft_l1", f_scale=0.2).x
 
 
 # What it leaves ----------------------------------------------------------------------------------
@@ -193,8 +250,8 @@ def _search_rates(work: Matrix, measured: Matrix) -> Matrix:
 
 def _kernel(extents: int) -> Any:
     return ConstantKernel(0.3, (1e-3, 1e2)) * Matern(
-        np.full(extents, 3.0), (0.1, 1e3), nu=2.5
-    ) + WhiteKernel(1e-2, (1e-4, 1.0))
+        np.full(extents, 3.0), (2.0, 1e3), nu=2.5
+    ) + WhiteKernel(1e-2, (4e-3, 1.0))
 
 
 def _search_scales(extents: Matrix, left: Matrix) -> Matrix:

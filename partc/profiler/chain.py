@@ -52,14 +52,28 @@ class Scale:
         )
 
     def image(self, random: np.random.Generator) -> tuple[int, ...]:
-        height = between(random, 12, self.plane)
-        width = height if random.random() < 0.6 else between(random, 12, 2 * self.plane)
+        height = usual(random, between(random, 12, self.plane), _PLANES)
+        width = usual(random, between(random, 12, 2 * self.plane), _PLANES)
+        width = height if random.random() < 0.6 else width
         return (1, int(random.choice([3, 3, 3, 1, 4])), height, width)
 
     def sequence(self, random: np.random.Generator) -> tuple[int, ...]:
-        width = 16 * between(random, 2, self.channels // 16)
+        width = usual(random, 16 * between(random, 2, self.channels // 16), _WIDTHS)
         most = max(8, min(400, self.elements // width))
-        return (1, between(random, max(4, most // 20), most), width)
+        length = between(random, max(4, most // 20), most)
+        return (1, usual(random, length, [each for each in _LENGTHS if each <= most]), width)
+
+
+_PLANES = (12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
+_WIDTHS = (32, 64, 128, 192, 256, 320, 384, 512, 768, 1024)
+_LENGTHS = (8, 16, 32, 49, 64, 77, 128, 196, 197, 256, 384)
+
+
+def usual(random: np.random.Generator, value: int, sizes: Sequence[int]) -> int:
+    """Mostly the size of many networks that is nearest: theirs fill registers and tiles better."""
+    if not sizes or random.random() > 0.7:
+        return value
+    return min(sizes, key=lambda size: abs(math.log(size / value)))
 
 
 def between(random: np.random.Generator, low: int, high: int) -> int:
@@ -124,7 +138,8 @@ class Chain:
 
     def _activate(self, x: Any) -> Any:
         emit = self._net.emit
-        kind = self._choose(["relu"] * 5 + ["clip", "sigmoid", "silu", "gelu", "tanh", "hard"])
+        others = ["clip", "sigmoid", "silu", "gelu", "tanh", "hard", "hard"]
+        kind = self._choose(["relu"] * 5 + others)
         if kind == "hard":
             shifted = emit(op.add(x, constant(np.array(3, np.float32))))
             shares = emit(op.divide(emit(op.clip(shifted, 0, 6)), constant(np.float32(6))))

@@ -14,8 +14,10 @@ import numpy as np
 from tvm.relax import op
 
 from partc.passes.expressions import constant, shape_of
-from partc.profiler.chain import Chain, Scale, Step, between
+from partc.profiler.chain import Chain, Scale, Step, between, usual
 from partc.profiler.layers import Pair
+
+_CHANNELS = (8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024, 2048)
 
 
 class Images(Chain):
@@ -34,28 +36,30 @@ class Images(Chain):
     def _steps(self) -> Sequence[tuple[Step, float]]:
         return [
             (self._pointwise, 14),
-            (self._three_by_three, 16),
+            (self._three_by_three, 20),
             (self._other_kernel, 6),
             (self._grouped, 14),
-            (self._depthwise, 16),
+            (self._depthwise, 34),
             (self._residual, 4),
             (self._pool, 16),
             (self._transposed, 4),
             (self._gate, 10),
-            (self._concat, 8),
+            (self._concat, 12),
             (self._split, 4),
             (self._resize, 6),
             (self._shuffle, 2),
             (self._alone, 10),
             (self._normalise, 2),
             (self._respond, 2),
-            (self._classify, 2),
+            (self._classify, 4),
             (self._to_last, 2),
         ]
 
     def _channels(self, low: int = 8, high: int = 1024) -> int:
         channels = between(self._random, low, max(low, min(high, self._scale.channels)))
-        return channels if self._chance(0.15) else max(8, 8 * round(channels / 8))
+        if self._chance(0.15):
+            return channels
+        return usual(self._random, max(8, 8 * round(channels / 8)), _CHANNELS)
 
     def _convolve(
         self, x: Any, channels: int, kernel: Pair, stride: int = 1, **options: int
@@ -183,10 +187,23 @@ class Images(Chain):
 
     def _classify(self, x: Any) -> Any:
         """Global pooling, two dense layers and a softmax, beside what goes on."""
-        rows = self._net.emit(op.mean(x, [2, 3]))
+        rows = self._flatten(x)
         hidden = self._net.relu(self._dense_within(rows, self._channels(64, 2048)))
         self._kept.append(self._softmax(self._dense_within(hidden, self._channels(10, 4096))))
         return x
+
+    def _flatten(self, x: Any) -> Any:
+        """One row, of averages or of a small plane."""
+        channels, *plane = shape_of(x)[1:]
+        if self._chance(0.4):
+            return self._net.emit(op.mean(x, [2, 3]))
+        if max(plane) <= 14 and self._chance(0.6):
+            averages = self._net.emit(op.nn.avg_pool2d(x, plane, (1, 1)))
+            return self._net.emit(op.reshape(averages, (1, channels)))
+        if channels * math.prod(plane) > self._scale.elements / 16:
+            return self._net.emit(op.mean(x, [2, 3]))
+        pooled = self._net.emit(op.nn.max_pool2d(x, (2, 2), (2, 2)))
+        return self._net.emit(op.reshape(pooled, (1, math.prod(shape_of(pooled)))))
 
     def _to_last(self, x: Any) -> Any:
         """Channels last, as some exporters want them, and back."""

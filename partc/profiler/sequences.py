@@ -61,13 +61,18 @@ class Sequences(Chain):
 
     def _attend(self, x: Any) -> Any:
         width = shape_of(x)[2]
-        heads = [count for count in (1, 2, 3, 4, 8, 12) if width % count == 0]
-        return self._net.emit(op.add(x, self._net.attend(x, self._choose(heads))))
+        return self._net.emit(op.add(x, self._net.attend(x, self._heads_of(width))))
+
+    def _heads_of(self, width: int) -> int:
+        """How many heads share a width, mostly of the usual 32 or 64 each."""
+        counts = [count for count in (1, 2, 3, 4, 6, 8, 12, 16) if width % count == 0]
+        common = [count for count in counts if width // count in (32, 64)]
+        return self._choose(common if common and self._chance(0.7) else counts)
 
     def _attend_jointly(self, x: Any) -> Any:
         """Attention whose queries, keys and values are one product, as exporters write it."""
         emit, (_, length, width) = self._net.emit, shape_of(x)
-        heads = self._choose([count for count in (1, 2, 3, 4, 6, 8, 12) if width % count == 0])
+        heads = self._heads_of(width)
         each = width // heads
         joint = emit(op.reshape(self._net.dense(x, 3 * width), (1, length, 3, heads, each)))
         parts = emit(op.split(emit(op.permute_dims(joint, (2, 0, 3, 1, 4))), 3, 0))
@@ -125,8 +130,7 @@ class Sequences(Chain):
 
     def _transpose(self, x: Any) -> Any:
         turned = self._net.emit(op.permute_dims(x, (0, 2, 1)))
-        made = self._softmax(turned) if self._chance(0.5) else self._net.emit(op.exp(turned))
-        return self._net.emit(op.permute_dims(made, (0, 2, 1)))
+        return self._net.emit(op.permute_dims(self._softmax(turned), (0, 2, 1)))
 
 
 class Rows(Sequences):
@@ -164,5 +168,5 @@ class Rows(Sequences):
         emit, (_, length, width) = self._net.emit, shape_of(x)
         heads = self._choose([count for count in (1, 2, 4, 8) if width % count == 0])
         apart = emit(op.reshape(x, (1, length, heads, width // heads)))
-        moved = emit(op.exp(emit(op.permute_dims(apart, (0, 2, 1, 3)))))
+        moved = self._softmax(emit(op.permute_dims(apart, (0, 2, 1, 3))))
         return emit(op.reshape(emit(op.permute_dims(moved, (0, 2, 1, 3))), (1, length, width)))

@@ -12,7 +12,7 @@ from typing import TypeAlias
 from partc.graph import Layer
 from partc.plan import Objective, Plan, Side
 from partc.report.decision import Decision
-from partc.targets.features import family
+from partc.targets.families import family
 
 _Source: TypeAlias = tuple[Side, str]
 

@@ -45,8 +45,8 @@ class PlanTotals(msgspec.Struct, frozen=True):
 class LayerRow(msgspec.Struct, frozen=True):
     """A layer, where the chosen plan runs it, and what it costs; ``server_ms`` without load.
 
-    Errors are standard deviations, relative to the time. ``extrapolated`` is a layer that on one
-    of the sides is unlike all that were measured.
+    Errors are standard deviations, relative to the time. An extrapolated layer is unlike all that
+    were measured on that side.
     """
 
     name: str
@@ -60,7 +60,8 @@ class LayerRow(msgspec.Struct, frozen=True):
     output_nbytes: int
     device_error: float
     server_error: float
-    extrapolated: bool
+    device_extrapolated: bool
+    server_extrapolated: bool
 
 
 class PlanReport(msgspec.Struct, frozen=True):
@@ -162,7 +163,8 @@ def _row(layer: Layer, cut: Cut) -> LayerRow:
         output_nbytes=layer.output_nbytes,
         device_error=cost.device_error,
         server_error=cost.server_error,
-        extrapolated=cost.extrapolated,
+        device_extrapolated=cost.device_extrapolated,
+        server_extrapolated=cost.server_extrapolated,
     )
 
 

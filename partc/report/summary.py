@@ -9,7 +9,7 @@ from partc.report.decision import Decision
 from partc.report.units import format_error, format_mj, format_ms
 
 EXTRAPOLATED = "*"
-"""Marks a layer that is extrapolated on one of the sides."""
+"""Marks the time of a layer on a side where it is extrapolated."""
 
 
 def headline(decision: Decision) -> str:

@@ -118,7 +118,7 @@ def _crossing_table(decision: Decision) -> Table:
 
 
 def _cut_table(decision: Decision) -> Table:
-    times = (">device ms", ">error", ">server ms", ">error", "")
+    times = (">device ms", ">error", ">server ms", ">error")
     table = _table("layers at the cut", "layer", "kind", "side", *times)
     cut = decision.plan.cut
     for layer in decision.layers_at_the_cut:
@@ -145,8 +145,17 @@ def _work(layer: Layer) -> list[RenderableType]:
 
 
 def _times(cost: LayerCost) -> list[str]:
-    times_ms, errors = (cost.device_ms, cost.server_ms), (cost.device_error, cost.server_error)
-    return [*_unsure(times_ms, errors), EXTRAPOLATED if cost.extrapolated else ""]
+    return [
+        _marked(cost.device_ms, cost.device_extrapolated),
+        format_error(cost.device_error),
+        _marked(cost.server_ms, cost.server_extrapolated),
+        format_error(cost.server_error),
+    ]
+
+
+def _marked(time_ms: float, extrapolated: bool) -> str:
+    """A time, with the mark before it, so that digits stay in line."""
+    return f"{EXTRAPOLATED} {_fixed(time_ms)}" if extrapolated else _fixed(time_ms)
 
 
 def _table(title: str | None, *columns: str) -> Table:

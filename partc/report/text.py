@@ -44,7 +44,8 @@ use: TENSOR
     | "parameters" "=" "{" word "=" INT ("," word "=" INT)* "}" -> parameters
     | "device_ms" "=" FLOAT "," "server_ms" "=" FLOAT "," "device_mj" "=" FLOAT -> cost
     | "errors" "=" "[" FLOAT "," FLOAT "]" -> errors
-    | "extrapolated" -> extrapolated
+    | "device_extrapolated" -> device_extrapolated
+    | "server_extrapolated" -> server_extrapolated
 
 ?word: WORD | STRING
 
@@ -109,8 +110,10 @@ def _attributes(layer: Layer) -> list[str]:
         errors = [float(layer.cost.device_error), float(layer.cost.server_error)]
         if any(errors):
             found.append(f"errors = {errors!r}")
-        if layer.cost.extrapolated:
-            found.append("extrapolated")
+        if layer.cost.device_extrapolated:
+            found.append("device_extrapolated")
+        if layer.cost.server_extrapolated:
+            found.append("server_extrapolated")
     return found
 
 
@@ -221,8 +224,11 @@ class _Builder(Transformer[Token, LayerGraph]):
     def errors(self, device: Token, server: Token) -> _Attribute:
         return "errors", {"device_error": float(device), "server_error": float(server)}
 
-    def extrapolated(self) -> _Attribute:
-        return "extrapolated", {"extrapolated": True}
+    def device_extrapolated(self) -> _Attribute:
+        return "device_extrapolated", {"device_extrapolated": True}
+
+    def server_extrapolated(self) -> _Attribute:
+        return "server_extrapolated", {"server_extrapolated": True}
 
     def layer(
         self,
@@ -236,7 +242,9 @@ class _Builder(Transformer[Token, LayerGraph]):
         given: dict[str, Any] = dict(attributes)
         if len(given) < len(attributes):
             raise GraphError(f"layer {layer.name!r} has an attribute twice")
-        certainty = given.pop("errors", {}) | given.pop("extrapolated", {})
+        certainty: dict[str, Any] = {}
+        for attribute in ("errors", "device_extrapolated", "server_extrapolated"):
+            certainty |= given.pop(attribute, {})
         if certainty and "cost" not in given:
             raise GraphError(f"layer {layer.name!r} has no cost that could be uncertain")
         if certainty:

@@ -32,7 +32,7 @@ from partc.passes.cut import find_cut
 from partc.plan import Objective, make_plan
 from partc.profiler.command import describe_profile
 from partc.profiler.session import profile_machine
-from partc.profiler.stopwatch import LoadedNetwork, compile_timed, connect
+from partc.profiler.stopwatch import PASSES, RUNS, LoadedNetwork, compile_timed, connect
 from partc.report.terminal import report_console
 from partc.targets.features import describe
 from partc.targets.link import device_power, load_link
@@ -44,8 +44,6 @@ from partc.targets.target import Target, load_target
 Array = NDArray[np.float64]
 
 _LINKS = ("ethernet", "wifi", "lte", "3g", "cat1")
-_RUNS = 20
-_PASSES = 5
 _PERCENTILE = 20
 _RESOLVED_MS = 1e-3
 """Layers that take less are views or folded into others; a tenth of that is not to be measured."""
@@ -134,7 +132,7 @@ def measure_models(names: Sequence[str], target: Target) -> list[MeasuredModel]:
             partial(_turn, network, Partc(CompiledModel(graph, target), target.threads, inputs))
         )
     _PROGRESS.print(f"Measuring {len(names)} models on {target.name}, {_threads(target)}")
-    passes = [[turn() for turn in turns] for _ in range(_PASSES)]
+    passes = [[turn() for turn in turns] for _ in range(PASSES)]
     return [
         MeasuredModel(name, graph, np.min(layers_ms, axis=0), min(whole_ms))
         for name, graph, *measured in zip(names, graphs, *passes, strict=True)
@@ -144,8 +142,8 @@ def measure_models(names: Sequence[str], target: Target) -> list[MeasuredModel]:
 
 def _turn(network: LoadedNetwork, whole: Partc) -> tuple[Array, float]:
     """Milliseconds of each layer, and of the whole."""
-    layers_ms = np.percentile(network.time_layers(_RUNS), _PERCENTILE, axis=0)
-    return layers_ms, float(np.percentile(whole.time(_RUNS), _PERCENTILE)) * 1e3
+    layers_ms = np.percentile(network.time_layers(RUNS), _PERCENTILE, axis=0)
+    return layers_ms, float(np.percentile(whole.time(RUNS), _PERCENTILE)) * 1e3
 
 
 def measure_machine(

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 import partc
 from partc.bundle import Bundle, open_bundle
@@ -15,11 +16,16 @@ from partc.errors import BundleError, CompilerError, PartcError, TargetError
 from partc.goal import Goal, make_goal
 from partc.manifest import hash_files
 from partc.plan import Objective
+from partc.targets.target import Target
 
 
 @pytest.fixture
 def goal() -> Goal:
     return make_goal("native", "native")
+
+
+def slow_to_enter(target: Target, entry_ms: float) -> Target:
+    return structs.replace(target, entry_ms=entry_ms)
 
 
 def refuse_work(step: str) -> None:
@@ -40,6 +46,28 @@ class TestDecide:
         assert decision.device_only.device_ms > decision.server_only.server_ms > 0
         assert decision.objective is Objective.LATENCY
 
+    def test_machines_that_have_waited_take_longer(self, tiny_model: Path) -> None:
+        goal = make_goal("native", "native", pins={"stem": "device", "head": "server"})
+        device = structs.replace(goal.target, entry_ms=2, cold_share=0.5)
+        server = structs.replace(goal.server, entry_ms=3, cold_share=1)
+        (hot,) = plan_model(tiny_model, goal)
+        (cold,) = plan_model(tiny_model, replace(goal, target=device, server=server))
+        for made, free in (
+            (cold.plan, hot.plan),
+            (cold.device_only, hot.device_only),
+            (cold.server_only, hot.server_only),
+        ):
+            computes, asks = bool(free.device_layers), bool(free.server_layers)
+            assert made.device_ms == pytest.approx(2 * computes + 1.5 * free.device_ms)
+            assert made.server_ms == pytest.approx(3 * asks + 2 * free.server_ms)
+            assert made.device_mj == pytest.approx(made.device_ms * device.busy_watts)
+
+    def test_entering_a_side_may_not_be_worth_it(self, tiny_model: Path) -> None:
+        goal = make_goal("native", pins={"head": "server"})
+        (split,) = plan_model(tiny_model, replace(goal, target=slow_to_enter(goal.target, 0)))
+        (alone,) = plan_model(tiny_model, replace(goal, target=slow_to_enter(goal.target, 1000)))
+        assert (split.plan.device_layers, alone.plan.device_layers) == (("stem",), ())
+
     def test_pins_hold(self, tiny_model: Path) -> None:
         goal = make_goal("native", pins={"stem": "device", "head": "server"})
         (decision,) = plan_model(tiny_model, goal)
@@ -49,6 +77,18 @@ class TestDecide:
         self, tiny_model: Path
     ) -> None:
         plan_model(tiny_model, make_goal("jetson-tk1"))
+
+
+def test_costs_of_a_bundles_plans_are_those_of_the_decision(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    goal = make_goal("native", "native")
+    goal = replace(goal, target=slow_to_enter(goal.target, 7), server=slow_to_enter(goal.server, 5))
+    (decision,) = compile_model(tiny_model, goal, tmp_path / "out")
+    server_only, device_only, *_ = open_bundle(tmp_path / "out").manifest.plans
+    assert (server_only.device_ms, device_only.server_ms) == (0, 0)
+    assert server_only.server_ms == decision.server_only.server_ms > 5
+    assert device_only.device_ms == decision.device_only.device_ms > 7
 
 
 def test_progress_names_every_step(tiny_model: Path, tmp_path: Path, goal: Goal) -> None:

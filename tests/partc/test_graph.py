@@ -75,10 +75,10 @@ def test_negative_extent() -> None:
 @pytest.mark.parametrize("term", TERMS)
 def test_cost_must_be_finite_and_not_negative(term: str, bad: float) -> None:
     costs = dict.fromkeys(TERMS, 1.0) | {term: bad}
-    assert _message(lambda: LayerCost(**costs, extrapolated=True)) == (
+    assert _message(lambda: LayerCost(**costs, server_extrapolated=True)) == (
         "a cost must be finite and not negative: LayerCost("
         + ", ".join(f"{name}={cost!r}" for name, cost in costs.items())
-        + ", extrapolated=True)"
+        + ", device_extrapolated=False, server_extrapolated=True)"
     )
 
 

@@ -50,7 +50,7 @@ def test_every_layer_gets_its_costs():
 def test_costs_say_how_certain_they_are():
     device, server = PerFlop(0.02, error=0.1), PerFlop(0.005, error=0.3, extrapolated=True)
     assert annotate(GRAPH, device, server, busy_watts=3).layers[0].cost == LayerCost(
-        2, 0.5, 6, device_error=0.1, server_error=0.3, extrapolated=True
+        2, 0.5, 6, device_error=0.1, server_error=0.3, server_extrapolated=True
     )
 
 

@@ -10,7 +10,7 @@ from strategies import graphs_and_cuts, thorough, tiny_graph
 from partc.errors import GraphError
 from partc.graph import Layer, LayerGraph, Tensor
 from partc.passes.segment import build_plan_table
-from partc.plan import Cut, NamedPlan, Plan, PlanTable, Segment, Side, make_plan
+from partc.plan import Cut, EntryCharges, NamedPlan, Plan, PlanTable, Segment, Side, make_plan
 
 Values = dict[str, str]
 
@@ -108,6 +108,14 @@ def test_plans_have_names_and_runnable_segments() -> None:
         ("cut-2", ("b", "c", "d"), ("segment_0",), ("segment_1", "segment_2")),
     ]
     assert all(named.plan == make_plan(DIAMOND, named.plan.cut) for named in table.plans)
+
+
+def test_plans_pay_for_entering_their_sides() -> None:
+    entry = EntryCharges(device_ms=3, server_ms=4, device_mj=6)
+    table = build_plan_table(DIAMOND, _cuts("d"), entry)
+    assert [named.plan for named in table.plans] == [
+        make_plan(DIAMOND, named.plan.cut, entry) for named in table.plans
+    ]
 
 
 def test_model_without_layers() -> None:

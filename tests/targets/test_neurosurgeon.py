@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from partc.targets import neurosurgeon
-from partc.targets.features import BY_FAMILY, Workload
+from partc.targets.families import BY_FAMILY
+from partc.targets.features import Workload
 from partc.targets.neurosurgeon import Neurosurgeon
 
 Law = Callable[[float, float], float]

@@ -23,9 +23,9 @@ def product(rows: float, inner: float, columns: float, family: str = FAMILY) -> 
         "read": 4 * rows * inner,
         "weights": 4 * inner * columns,
         "written": 4 * rows * columns,
-        "read, near": 4 * rows * inner,
-        "weights, far": 4 * inner * columns,
-        "call, far": math.e,
+        "read, 256 kB": 4 * rows * inner,
+        "weights, 16 MB": 4 * inner * columns,
+        "call, 16 MB": 1000,
     }
     return Workload("matmul", family, {name: math.log(count) for name, count in counts.items()})
 
@@ -110,7 +110,7 @@ def test_an_extent_that_no_sample_had_is_extrapolated(samples: list[Workload]):
     """Even one that is the same in all samples: nothing is known of what it does."""
     regression = Regression(samples, times_ms(samples), {})
     (plain,) = products(1, 5, 1.5, 2.5)
-    fused = Workload(plain.kind, plain.family, {**plain.features, "operators": math.log(9)})
+    fused = Workload(plain.kind, plain.family, {**plain.features, "makes blocks": math.log(2)})
     assert [each.extrapolated for each in known(regression, [plain, fused])] == [False, True]
 
 
@@ -142,7 +142,7 @@ def test_families_do_not_mix(learned: Regression, samples: list[Workload]):
     others = products(20, seed=8)
     assert both.predict(others) == learned.predict(others)
     (flat,) = known(both, moved[:1])
-    assert flat.latency_ms == pytest.approx(5, rel=0.05)
+    assert flat.latency_ms == pytest.approx(5, rel=0.3)
 
 
 def test_what_was_found_makes_the_same_predictions(learned: Regression, samples: list[Workload]):
@@ -154,19 +154,23 @@ def test_what_was_found_makes_the_same_predictions(learned: Regression, samples:
 
 def test_what_was_found_is_not_searched_for_again(learned: Regression, samples: list[Workload]):
     fit = learned.fits[FAMILY]
-    rates, scales = (rate + 1 for rate in fit.rates), (scale / 2 for scale in fit.scales)
-    slower = Fit(fit.names, tuple(rates), tuple(scales))
+    rates = {name: rate + 1 for name, rate in fit.rates.items()}
+    slower = Fit(rates, fit.names, tuple(scale / 2 for scale in fit.scales))
     given = Regression(samples, times_ms(samples), {FAMILY: slower})
     assert given.fits == {FAMILY: slower}
     assert given.predict(samples[:1]) != learned.predict(samples[:1])
 
 
-def test_what_was_found_for_other_extents_is_searched_for_again(
+def test_what_was_found_for_other_features_is_searched_for_again(
     learned: Regression, samples: list[Workload]
 ):
     fit = learned.fits[FAMILY]
-    older = Fit((*fit.names, "gone"), fit.rates, (*fit.scales, 0.0))
-    assert Regression(samples, times_ms(samples), {FAMILY: older}).fits == learned.fits
+    older = [
+        Fit(fit.rates, (*fit.names, "gone"), (*fit.scales, 0.0)),
+        Fit({**fit.rates, "gone": 0.0}, fit.names, fit.scales),
+    ]
+    for each in older:
+        assert Regression(samples, times_ms(samples), {FAMILY: each}).fits == learned.fits
 
 
 def test_the_search_is_deterministic(learned: Regression, samples: list[Workload]):

@@ -138,7 +138,7 @@ class TestProfile:
         session.write_profile(
             replace(profile, samples=tuple(slower), fits={}), Path("x.profile.json")
         )
-        assert plan_ms() > 20 * before_ms
+        assert plan_ms() > 5 * before_ms
 
     def test_a_board_that_is_slower_makes_slower_plans(
         self, partc: Partc, fake: FakeBoard, monkeypatch: pytest.MonkeyPatch

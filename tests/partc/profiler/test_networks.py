@@ -9,7 +9,8 @@ from tvm_ffi import structural_equal
 from partc.graph import LayerGraph
 from partc.profiler.drawn import draw_graph, random_inputs
 from partc.profiler.networks import draw_network
-from partc.targets.features import BY_FAMILY, describe
+from partc.targets.families import BY_FAMILY
+from partc.targets.features import describe
 
 SEEDS = range(1, 13)
 LARGEST_NBYTES = 64 * 2**20

@@ -52,7 +52,7 @@ def graph() -> LayerGraph:
                 (stem,),
                 (right,),
                 ("max",),
-                cost=LayerCost(0.5, 0, 5, extrapolated=True),
+                cost=LayerCost(0.5, 0, 5, server_extrapolated=True),
             ),
             Layer(
                 "<head>",
@@ -113,10 +113,10 @@ TYPES = st.builds(
     st.sampled_from(sorted(ITEM_NBYTES)),
     st.lists(st.integers(0, 2**40), max_size=4).map(tuple),
 )
-COSTS = st.builds(LayerCost, *[st.floats(0, allow_infinity=False)] * 5, st.booleans())
+COSTS = st.builds(LayerCost, *[st.floats(0, allow_infinity=False)] * 5, *[st.booleans()] * 2)
 PARAMETERS = st.dictionaries(
     # Words that stand for something elsewhere in the textual form are names here.
-    st.text() | st.sampled_from(["kernel", "flops", "errors", "extrapolated", "return"]),
+    st.text() | st.sampled_from(["kernel", "flops", "errors", "device_extrapolated", "return"]),
     st.integers(0, 2**62),
     max_size=3,
 )

@@ -66,7 +66,7 @@ def test_the_page_says_how_sure_it_is(close: Decision) -> None:
     text = "".join(outline.text)
     assert describe_contest(close)[0] in text
     assert str(describe_extrapolation(close.graph)) in text
-    assert outline.text.count("*") == 1
+    assert outline.text.count("* 0.000 ") == 1
     layers = text[text.index("Layers") :]
     assert [layers.count(error) for error in ("±50 %", "±25 %", "±12 %")] == [4, 3, 1]
 

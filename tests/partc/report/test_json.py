@@ -70,7 +70,7 @@ def test_a_decision_has_exactly_the_published_keys(decision: Decision) -> None:
     assert list(found["layers"][0]) == [
         *("name", "kind", "side", "device_ms", "server_ms", "device_mj"),
         *("flops", "weight_nbytes", "output_nbytes"),
-        *("device_error", "server_error", "extrapolated"),
+        *("device_error", "server_error", "device_extrapolated", "server_extrapolated"),
     ]
 
 
@@ -90,4 +90,5 @@ def test_a_decision_says_how_sure_it_is(doubtful: Decision) -> None:
     assert report.device_only.latency_error == alone.latency != error.latency
     assert [row.device_error for row in report.layers] == [0.5, 0.25, 0.5, 0.125]
     assert [row.server_error for row in report.layers] == [0.25, 0.5, 0.5, 0.25]
-    assert [row.extrapolated for row in report.layers] == [False, False, True, False]
+    assert [row.device_extrapolated for row in report.layers] == [False] * 4
+    assert [row.server_extrapolated for row in report.layers] == [False, False, True, False]

@@ -48,7 +48,7 @@ def test_one_side_may_be_certain(graph: LayerGraph, errors: tuple[float, float])
 
 def test_what_is_certain_says_nothing_of_it(graph: LayerGraph) -> None:
     (stem, *others) = graph.layers
-    cost = replace(stem.annotated_cost, device_error=0.0, server_error=0.0, extrapolated=False)
+    cost = replace(stem.annotated_cost, device_error=0.0, server_error=0.0)
     text = print_graph(graph.with_layers([replace(stem, parameters={}, cost=cost), *others]))
     line = next(line for line in text.splitlines() if '"stem"' in line)
     assert line.endswith("device_ms = 12.5, server_ms = 0.75, device_mj = 125.0}")
@@ -68,7 +68,11 @@ graph "g" (%x: float32[2, 3]) {
     [
         (TEXT, "", "line 1, column 1: expected 'graph', found the end"),
         ("return", "retrun", "line 3, column 3: expected '=' or 'return' or a %tensor, found ret"),
-        ("flops", "flop", "line 2, column 31: expected 'device_ms' or 'errors' or 'extrapolat"),
+        (
+            "flops",
+            "flop",
+            "line 2, column 31: expected 'device_extrapolated' or 'device_ms' or 'err",
+        ),
         ("= 3", "= 3.5", "line 2, column 40: expected ',' or '}', found ."),
         ("[2", "[-2", "line 1, column 24: expected ']' or a whole number, found -2"),
         ("relu", '"a\\q"', 'line 2, column 16: expected a "string" or a word, found "'),
@@ -98,7 +102,7 @@ graph "g" (%x: float32[2, 3]) {
         ("0.5}", "0.5, errors = [0.1, -0.2]}", "line 2, column 3: a cost must be finite and not"),
         (
             "flops = 3, device_ms = 1.0, server_ms = 2e-07, device_mj = 0.5",
-            "extrapolated",
+            "server_extrapolated",
             "line 2, column 3: layer 'l' has no cost that could be uncertain",
         ),
         ("(%x)", "(%x, %x)", "line 1, column 1: layer 'l' lists an input twice"),
