@@ -35,6 +35,9 @@ FEWEST = 8
 _MOST = 300
 """Samples that scales are searched on; a step of the search takes the cube of their number."""
 
+_PARTS = 5
+"""Into which samples are divided, to leave out one after the other."""
+
 _MARGIN = math.log(1.25)
 """How far outside of what was measured an extent may lie."""
 
@@ -46,11 +49,13 @@ class Fit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         rates: Natural logarithms of milliseconds for one of what a layer's work is counted in.
         names: The extents that the scales are for.
         scales: Logarithms of the Gaussian process's variance, length scales and noise.
+        share: Of what the process tells, so much holds for networks that it has not seen.
     """
 
     rates: dict[str, float]
     names: tuple[str, ...]
     scales: tuple[float, ...]
+    share: float
 
 
 class Regression:
@@ -152,15 +157,14 @@ class _Family:
             known if isinstance(known, Fit) else _search(names, work, measured, normal, known)
         )
         self._rates = np.array(list(self.fit.rates.values()))
-        self._process = GaussianProcessRegressor(
-            _kernel(len(names)).clone_with_theta(self.fit.scales), optimizer=None
-        ).fit(normal, measured - _analytic(self._rates, work))
+        left = measured - _analytic(self._rates, work)
+        self._process = _make_process(self.fit.scales).fit(normal, left)
 
     def predict(self, workloads: Sequence[Workload]) -> list[Prediction]:
         extents = self._extents(workloads)
         strange = (extents < self._low - _MARGIN) | (extents > self._high + _MARGIN)
         means, deviations = self._process.predict(self._normal(extents), return_std=True)
-        logarithms = _analytic(self._rates, _count_work(workloads)) + means
+        logarithms = _analytic(self._rates, _count_work(workloads)) + self.fit.share * means
         return [
             Prediction(float(latency_ms), float(deviation), bool(outside))
             for latency_ms, deviation, outside in zip(
@@ -182,9 +186,10 @@ def _search(
     names: tuple[str, ...], work: Matrix, measured: Matrix, normal: Matrix, shared: Matrix
 ) -> Fit:
     rates = _search_rates(work, measured, shared, _TRUST_IN_SHARED)
-    scales = _search_scales(normal, measured - _analytic(rates, work))
+    left = measured - _analytic(rates, work)
+    scales = _search_scales(normal, left)
     by_name = dict(zip(_TYPICAL_MS, map(float, rates), strict=True))
-    return Fit(by_name, names, tuple(map(float, scales)))
+    return Fit(by_name, names, scales, _search_share(normal, left, scales))
 
 
 # The analytic part -------------------------------------------------------------------------------
@@ -254,7 +259,12 @@ def _kernel(extents: int) -> Any:
     ) + WhiteKernel(1e-2, (4e-3, 1.0))
 
 
-def _search_scales(extents: Matrix, left: Matrix) -> Matrix:
+def _make_process(scales: Sequence[float]) -> Any:
+    kernel = _kernel(len(scales) - 2).clone_with_theta(np.array(scales))
+    return GaussianProcessRegressor(kernel, optimizer=None)
+
+
+def _search_scales(extents: Matrix, left: Matrix) -> tuple[float, ...]:
     """The scales under which the samples are the likeliest."""
     chosen = np.random.default_rng(0).permutation(len(left))[:_MOST]
     with warnings.catch_warnings():  # a scale at its bound is an extent that does not matter
@@ -262,4 +272,18 @@ def _search_scales(extents: Matrix, left: Matrix) -> Matrix:
         found = GaussianProcessRegressor(_kernel(extents.shape[1]), random_state=0).fit(
             extents[chosen], left[chosen]
         )
-    return np.array(found.kernel_.theta)
+    return tuple(map(float, found.kernel_.theta))
+
+
+def _search_share(extents: Matrix, left: Matrix, scales: Sequence[float]) -> float:
+    """How much of the process's factor to take, by what it tells of samples left out.
+
+    Samples are in the order of the networks that they are from, so those left out are of others:
+    stacking, of Wolpert, "Stacked Generalization" (Neural Networks, 1992), with one weight.
+    """
+    told = np.zeros_like(left)
+    for out in np.array_split(np.arange(len(left)), _PARTS):
+        others = np.delete(np.arange(len(left)), out)
+        told[out] = _make_process(scales).fit(extents[others], left[others]).predict(extents[out])
+    weight = float(told @ np.clip(left, -1, 1) / max(float(told @ told), 1e-12))
+    return min(max(weight, 0.0), 1.0)

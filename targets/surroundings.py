@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate
 
 from partc.graph import Layer, Tensor
 from partc.targets.families import family
 
 AGES = {"256 kB": 1 << 18, "1 MB": 1 << 20, "4 MB": 1 << 22, "16 MB": 1 << 24, "64 MB": 1 << 26}
 """Bytes touched since something was last read or written, which tell where it is to be found."""
+
+_NAMES = tuple(AGES)
+_LOGARITHMS = tuple(map(math.log2, AGES.values()))
 
 _CALL = 1 << 10
 """What stands for one call, so that a part of it has a logarithm above zero, too."""
@@ -27,9 +31,9 @@ class Surroundings:
     """Where layers find what they read, and put what they make.
 
     How long that takes depends on what was touched since the same memory was: for a tensor since
-    it was made, for the memory of a result since something else was in it, for weights and the
-    kernel's own code since the last run. Besides, kernels are faster on what convolutions make,
-    which keep channels in blocks, than on tensors in order.
+    it was made or read, for the memory of a result since something else was in it, for weights
+    and the kernel's own code since they were last used. Besides, kernels are faster on what
+    convolutions make, which keep channels in blocks, than on tensors in order.
 
     Args:
         layers: All of a model, in the order in which they run.
@@ -39,11 +43,7 @@ class Surroundings:
         self._layers = layers
         self._footprint = sum(layer.weight_nbytes + layer.output_nbytes for layer in layers)
         self._touched = [0, *accumulate(map(_traffic_nbytes, layers))]
-        self._made_at = {
-            tensor.name: position
-            for position, layer in enumerate(layers, 1)
-            for tensor in layer.outputs
-        }
+        self._ages = list(_find_ages(layers, self._touched))
         self._reused = _find_reuse(layers, self._touched, self._footprint)
         self._equal_before = list(_find_equal(layers))
         self._blocked: set[str] = set()
@@ -55,8 +55,8 @@ class Surroundings:
         """What surrounds the layer there, as :class:`Workload` has it."""
         layer = self._layers[position]
         counts = Counter[str]()
-        for tensor in layer.inputs:
-            _add(counts, "read", self._age(tensor, position), _picked_nbytes(layer, tensor.nbytes))
+        for tensor, age in zip(layer.inputs, self._ages[position], strict=True):
+            _add(counts, "read", age, _picked_nbytes(layer, tensor.nbytes))
         for tensor in layer.outputs:
             if tensor.name in self._reused:
                 _add(counts, "written", self._reused[tensor.name], tensor.nbytes)
@@ -72,11 +72,6 @@ class Surroundings:
             **counts,
         }
         return {name: math.log(max(1, number)) for name, number in numbers.items()}
-
-    def _age(self, tensor: Tensor, position: int) -> int:
-        """Bytes that were touched from when the first of a tensor was made until a layer runs."""
-        since = self._touched[position] - self._touched[self._made_at.get(tensor.name, 0)]
-        return tensor.nbytes + since
 
     def _code_age(self, position: int) -> int:
         """Bytes that were touched since the kernel ran: for an equal layer, or in the last run."""
@@ -95,6 +90,23 @@ class Surroundings:
         return any(tensor.name in self._blocked for tensor in tensors)
 
 
+def _find_ages(layers: Sequence[Layer], touched: Sequence[int]) -> Iterator[list[int]]:
+    """For each input of each layer, the bytes touched since its first was, itself included.
+
+    Args:
+        layers: All of a model, in the order in which they run.
+        touched: Bytes touched before each layer, and after the last.
+    """
+    last_touched: dict[str, int] = {}
+    for position, layer in enumerate(layers):
+        yield [
+            tensor.nbytes + touched[position] - last_touched.get(tensor.name, 0)
+            for tensor in layer.inputs
+        ]
+        names = (tensor.name for tensor in (*layer.inputs, *layer.outputs))
+        last_touched.update(dict.fromkeys(names, touched[position + 1]))
+
+
 def _find_equal(layers: Sequence[Layer]) -> Iterator[int | None]:
     """For each layer the last one before it that becomes the same kernel."""
     seen: dict[object, int] = {}
@@ -106,20 +118,13 @@ def _find_equal(layers: Sequence[Layer]) -> Iterator[int | None]:
 
 
 def _add(counts: Counter[str], what: str, age: int, nbytes: int) -> None:
-    for name, share in _shares(age):
-        counts[f"{what}, {name}"] += round(share * nbytes)
-
-
-def _shares(age: float) -> Iterator[tuple[str, float]]:
-    """How near an age is to each of the two that it lies between, on a scale of logarithms."""
-    knots = list(AGES.items())
-    within = min(max(age, knots[0][1]), knots[-1][1])
-    for (below, low), (above, high) in pairwise(knots):
-        if within <= high:
-            share = math.log(within / low) / math.log(high / low)
-            yield below, 1 - share
-            yield above, share
-            return
+    """Count bytes as of the two ages that theirs lies between, by how near each is."""
+    place = math.log2(max(age, 1))
+    above = min(max(bisect(_LOGARITHMS, place), 1), len(_LOGARITHMS) - 1)
+    low, high = _LOGARITHMS[above - 1 : above + 1]
+    share = min(max((place - low) / (high - low), 0.0), 1.0)
+    counts[f"{what}, {_NAMES[above - 1]}"] += round((1 - share) * nbytes)
+    counts[f"{what}, {_NAMES[above]}"] += round(share * nbytes)
 
 
 def _traffic_nbytes(layer: Layer) -> int:

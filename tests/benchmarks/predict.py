@@ -48,6 +48,7 @@ _PERCENTILE = 20
 _RESOLVED_MS = 1e-3
 """Layers that take less are views or folded into others; a tenth of that is not to be measured."""
 _LAYERS = 500
+_PAUSE_S = 0.3
 _BARS = "85 % of the layers within 20 %, every model within 10 %"
 _DECISION_BARS = (0.985, 0.90)
 _PREDICTION_BAR_MS = 50
@@ -141,21 +142,29 @@ def measure_models(names: Sequence[str], target: Target) -> list[MeasuredModel]:
 
 
 def _turn(network: LoadedNetwork, whole: Partc) -> tuple[Array, float]:
-    """Milliseconds of each layer, and of the whole."""
+    """Milliseconds of each layer, and of the whole.
+
+    Workers that have nothing more to do look for work for some time before they sleep, and are in
+    the way of those that have.
+    """
+    time.sleep(_PAUSE_S)
     layers_ms = np.percentile(network.time_layers(RUNS), _PERCENTILE, axis=0)
+    time.sleep(_PAUSE_S)
     return layers_ms, float(np.percentile(whole.time(RUNS), _PERCENTILE)) * 1e3
 
 
 def measure_machine(
     target: Target, minutes: float, names: Sequence[str], directory: Path
 ) -> Machine:
-    found = profile(target, minutes, directory)
+    # Half before and half after: a machine that drifts meanwhile does so for both.
+    profile(target, minutes / 2, directory)
+    models = measure_models(names, target)
+    found = profile(target, minutes / 2, directory)
     predictors: dict[str, Predictor] = {
         "regression": Measured(target, found),
         "Neurosurgeon": Baseline(Neurosurgeon(found.workloads, found.latencies_ms)),
         "roofline": Roofline(target),
     }
-    models = measure_models(names, target)
     predicted_ms = {
         name: [predict_ms(predictor, model, predictors["roofline"]) for model in models]
         for name, predictor in predictors.items()

@@ -85,6 +85,14 @@ def test_noise_is_not_learned(samples: list[Workload]):
     assert 0.05 < np.median([each.error for each in predictions]) < 0.25
 
 
+def test_what_is_no_law_is_not_believed(samples: list[Workload]):
+    """Efficiencies that differ by network, and by nothing that is known of layers."""
+    networks = np.repeat(np.random.default_rng(4).uniform(-0.5, 0.5, 12), 10)
+    times = [float(np.exp(n)) * ms for n, ms in zip(networks, times_ms(samples), strict=True)]
+    lawful = Regression(samples, times_ms(samples), {}).fits[FAMILY].share
+    assert Regression(samples, times, {}).fits[FAMILY].share < 0.8 < lawful
+
+
 def test_far_from_all_samples_it_is_less_sure(learned: Regression, samples: list[Workload]):
     path = [product(100 * 4.0**step, 100 / 4.0**step, 100 * 4.0**step) for step in range(6)]
     errors = [each.error for each in known(learned, path)]
@@ -138,11 +146,12 @@ def test_a_family_needs_some_samples(count: int, is_known: bool):
 
 def test_families_do_not_mix(learned: Regression, samples: list[Workload]):
     moved = [Workload("softmax", "softmax", each.features) for each in samples[:40]]
-    both = Regression([*moved, *samples], [5.0] * 40 + times_ms(samples), learned.fits)
+    slower_ms = [4 * law_ms(each) for each in moved]
+    both = Regression([*moved, *samples], slower_ms + times_ms(samples), learned.fits)
     others = products(20, seed=8)
     assert both.predict(others) == learned.predict(others)
-    (flat,) = known(both, moved[:1])
-    assert flat.latency_ms == pytest.approx(5, rel=0.3)
+    (slower,) = known(both, moved[:1])
+    assert slower.latency_ms == pytest.approx(slower_ms[0], rel=0.2)
 
 
 def test_what_was_found_makes_the_same_predictions(learned: Regression, samples: list[Workload]):
@@ -155,7 +164,7 @@ def test_what_was_found_makes_the_same_predictions(learned: Regression, samples:
 def test_what_was_found_is_not_searched_for_again(learned: Regression, samples: list[Workload]):
     fit = learned.fits[FAMILY]
     rates = {name: rate + 1 for name, rate in fit.rates.items()}
-    slower = Fit(rates, fit.names, tuple(scale / 2 for scale in fit.scales))
+    slower = Fit(rates, fit.names, tuple(scale / 2 for scale in fit.scales), 0.5)
     given = Regression(samples, times_ms(samples), {FAMILY: slower})
     assert given.fits == {FAMILY: slower}
     assert given.predict(samples[:1]) != learned.predict(samples[:1])
@@ -166,8 +175,8 @@ def test_what_was_found_for_other_features_is_searched_for_again(
 ):
     fit = learned.fits[FAMILY]
     older = [
-        Fit(fit.rates, (*fit.names, "gone"), (*fit.scales, 0.0)),
-        Fit({**fit.rates, "gone": 0.0}, fit.names, fit.scales),
+        Fit(fit.rates, (*fit.names, "gone"), (*fit.scales, 0.0), fit.share),
+        Fit({**fit.rates, "gone": 0.0}, fit.names, fit.scales, fit.share),
     ]
     for each in older:
         assert Regression(samples, times_ms(samples), {FAMILY: each}).fits == learned.fits
