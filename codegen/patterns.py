@@ -75,7 +75,7 @@ def _spreading(function: relax.Function, kernels: Mapping[Any, Any]) -> Iterator
             elif pattern in (ELEMENTWISE, BROADCAST):
                 if small:
                     yield call.args[0]
-                elif not tails.isdisjoint(call.args[1]):
+                elif any(each in tails for each in call.args[1]):
                     tails.add(binding.var)
 
 
