@@ -44,15 +44,16 @@ def count_work(workload: Workload) -> tuple[float, float]:
 
 
 def _features(layer: Layer) -> dict[str, float]:
+    made = layer.outputs[0].type.count
     counts = {
         **_shapes(layer),
         "flops": layer.flops,
         "read": layer.input_nbytes,
         "weights": layer.weight_nbytes,
         "written": layer.output_nbytes,
-        "tail": layer.outputs[0].type.count * (len(layer.ops) - 1),
-        "costly": layer.outputs[0].type.count * sum(name in COSTLY for name in layer.ops),
-        "transposed": layer.outputs[0].type.count * layer.ops.count("permute_dims"),
+        "tail": made * (len(layer.ops) - 1),
+        "costly": made * sum(name in COSTLY for name in layer.ops),
+        "transposed": made * layer.ops.count("permute_dims"),
         "averages": 1 + layer.kind.startswith("avg"),
         **layer.parameters,
     }

@@ -213,7 +213,7 @@ _TYPICAL_MS = {
 _TYPICAL = np.log(list(_TYPICAL_MS.values()))
 
 _TRUST_IN_TYPICAL, _TRUST_IN_SHARED = 0.1, 0.3
-"""How much it costs a search to change a rate e-fold, where a sample e-fold off costs about 1."""
+"""How much an e-fold change of a rate counts, beside a sample that is e-fold off."""
 
 _LEAST_MS = 1e-6
 """So that a layer for which nothing is counted has a logarithm."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from itertools import accumulate
 
 from partc.graph import Layer, Tensor
@@ -111,10 +111,16 @@ def _find_equal(layers: Sequence[Layer]) -> Iterator[int | None]:
     """For each layer the last one before it that becomes the same kernel."""
     seen: dict[object, int] = {}
     for position, layer in enumerate(layers):
-        types = [tensor.type for tensor in (*layer.inputs, *layer.outputs)]
-        key = (layer.ops, *types, layer.weight_nbytes, *sorted(layer.parameters.items()))
-        yield seen.get(key)
-        seen[key] = position
+        kernel = describe_kernel(layer)
+        yield seen.get(kernel)
+        seen[kernel] = position
+
+
+def describe_kernel(layer: Layer) -> Hashable:
+    """What decides which kernel a layer becomes, and on how much; it can be written as JSON."""
+    types = tuple(tensor.type for tensor in (*layer.inputs, *layer.outputs))
+    parameters = tuple(sorted(layer.parameters.items()))
+    return layer.kind, layer.ops, types, layer.weight_nbytes, parameters
 
 
 def _add(counts: Counter[str], what: str, age: int, nbytes: int) -> None:

@@ -19,6 +19,7 @@ from partc.interruption import interruptible
 from partc.profiler.drawn import random_inputs
 from partc.profiler.stopwatch import Board, compile_timed, connect, settle
 from partc.targets.predictor import Prediction
+from partc.targets.surroundings import describe_kernel
 from partc.targets.target import Target
 
 _RUNS = 40
@@ -54,7 +55,7 @@ class OwnLayers:
         """What the layers took; they have to be the graph's."""
         board = connect(self.address, self.target.threads)
         path = _cache_folder() / f"{_digest(self._place(board))}.json"
-        keys = [_digest(_description(layer)) for layer in layers]
+        keys = [_digest(describe_kernel(layer)) for layer in layers]
         known = _read(path)
         if not known.keys() >= set(keys):
             known = {**known, **dict(zip(keys, self._measure(board), strict=True))}
@@ -74,12 +75,6 @@ class OwnLayers:
             (times_ms,) = settle([board.load(network, random_inputs(self.graph))], _RUNS)
             check_interruption()
         return [(float(low), float(high / max(low, 1e-6) - 1)) for low, high in times_ms.T]
-
-
-def _description(layer: Layer) -> object:
-    """What decides which kernel a layer becomes, and on how much."""
-    types = [str(tensor.type) for tensor in (*layer.inputs, *layer.outputs)]
-    return layer.kind, layer.ops, types, layer.weight_nbytes, sorted(layer.parameters.items())
 
 
 def _digest(description: object) -> str:
