@@ -93,7 +93,9 @@ class Regression:
         fits = {name: fit for name, fit in fits.items() if _is_current(name, fit)}
         shared = _TYPICAL
         if fitted.keys() - fits.keys():
-            shared = _search_rates(work, measured, _TYPICAL, _TRUST_IN_TYPICAL)
+            # A machine may be a hundred times slower than what is typical, in all alike.
+            typical = _TYPICAL + np.median(measured - _analytic(_TYPICAL, work))
+            shared = _search_rates(work, measured, typical, _TRUST_IN_TYPICAL)
         self._families = {
             family: _Family(
                 _extent_names(family),
