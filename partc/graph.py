@@ -44,12 +44,12 @@ class TensorType:
         if any(extent < 0 for extent in self.shape):
             raise GraphError(f"negative extent in shape {list(self.shape)}")
 
-    @property
+    @cached_property
     def count(self) -> int:
         """Number of elements."""
         return math.prod(self.shape)
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         return self.count * ITEM_NBYTES[self.dtype]
 

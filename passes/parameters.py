@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from tvm import relax
 
 from partc.passes.expressions import op_name, shape_of
@@ -26,18 +27,26 @@ def anchor_parameters(call: relax.Call) -> Mapping[str, int]:
 
     Returns:
         For a convolution ``kernel``, ``kernel_width`` (elements of the kernel, and of its last
-        axis), ``stride`` (the product of all axes), ``dilation``, ``groups``, and ``out_width``,
-        the length of a row that it makes. For pooling ``kernel``, ``kernel_width``, ``stride`` and
-        ``out_width``. For a matrix product ``rows``, ``inner`` and ``columns``, of the last two
-        axes. For what works along axes ``run``, the elements that lie in memory between two
-        neighbours along the last of them. For a transposition ``run``, the elements that stay
-        neighbours. For resizing ``linear``, 2 if it interpolates. For anything else nothing.
+        axis), ``stride`` (the product of all axes), ``dilation``, ``groups`` and ``out_width``, the
+        length of a row that it makes; unless it is transposed also ``filters`` (output channels of
+        each group), ``inside`` and ``outside``: elements of the plane and of its padding that are
+        under the kernel, summed over all its places. For pooling ``kernel``, ``kernel_width``,
+        ``stride``, ``out_width``, ``inside`` and ``outside``. For a matrix product ``rows``,
+        ``inner`` and ``columns``, of the last two axes. For what works along axes ``run``, the
+        elements that lie in memory between two neighbours along the last of them. For a
+        transposition ``run``, the elements that stay neighbours. For resizing ``linear``, 2 if it
+        interpolates. For anything else nothing.
     """
     name = op_name(call)
     if name.startswith("conv"):
         return _convolution(call)
     if name.endswith(("_pool1d", "_pool2d", "_pool3d")) and not name.startswith("adaptive"):
-        return _window(call.attrs["pool_size"], call.attrs["strides"]) | _out_width(call)
+        kernel = [int(each) for each in call.attrs["pool_size"]]
+        return {
+            **_window(kernel, call.attrs["strides"]),
+            **_out_width(call),
+            **_covered(call, kernel),
+        }
     if name == "matmul":
         return _matmul(call)
     if name == "resize2d":
@@ -52,21 +61,46 @@ def anchor_parameters(call: relax.Call) -> Mapping[str, int]:
 def _convolution(call: relax.Call) -> Mapping[str, int]:
     layout, weight = str(call.attrs["kernel_layout"]), shape_of(call.args[1])
     kernel = [extent for axis, extent in zip(layout, weight, strict=True) if axis in "DHW"]
-    return {
+    groups = int(call.attrs["groups"])
+    numbers = {
         **_window(kernel, call.attrs["strides"]),
         "dilation": math.prod(int(each) for each in call.attrs["dilation"]),
-        "groups": int(call.attrs["groups"]),
+        "groups": groups,
         **_out_width(call),
     }
+    if "transpose" in op_name(call):
+        return numbers
+    filters = weight[layout.index("O")] // groups
+    return {**numbers, "filters": filters, **_covered(call, kernel)}
 
 
 def _window(kernel: Sequence[int], strides: Sequence[int]) -> dict[str, int]:
-    sizes = [int(each) for each in kernel]
     return {
-        "kernel": math.prod(sizes),
-        "kernel_width": sizes[-1],
+        "kernel": math.prod(kernel),
+        "kernel_width": kernel[-1],
         "stride": math.prod(int(each) for each in strides),
     }
+
+
+def _covered(call: relax.Call, kernel: Sequence[int]) -> Mapping[str, int]:
+    """How much of the plane, and of its padding, a window is over in all its places together."""
+    sizes, places = shape_of(call.args[0])[-len(kernel) :], shape_of(call)[-len(kernel) :]
+    strides, dilation, padding = (
+        [int(each) for each in call.attrs[name]][: len(kernel)]
+        for name in ("strides", "dilation", "padding")
+    )
+    axes = zip(sizes, places, kernel, strides, dilation, padding, strict=True)
+    inside = math.prod(_covered_along(*axis) for axis in axes)
+    return {"inside": inside, "outside": math.prod(places) * math.prod(kernel) - inside}
+
+
+def _covered_along(
+    size: int, places: int, taps: int, stride: int, dilation: int, padding: int
+) -> int:
+    """The same along an axis, of the plane alone, with so much padding before it."""
+    first = stride * np.arange(places)[:, None] - padding
+    under = first + dilation * np.arange(taps)
+    return int(np.count_nonzero((under >= 0) & (under < size)))
 
 
 def _out_width(call: relax.Call) -> dict[str, int]:

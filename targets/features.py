@@ -9,7 +9,13 @@ import msgspec
 
 from partc.graph import Layer
 from partc.targets.families import COSTLY, family
-from partc.targets.surroundings import Surroundings
+from partc.targets.surroundings import Surroundings, logarithms
+
+_LANES = (4, 8, 16)
+"""Of 32-bit numbers, that the vectors of CPUs have."""
+
+_TILE = 4
+_SLIDING = ("depthwise convolution", "pooling")
 
 
 class Workload(msgspec.Struct, frozen=True):
@@ -56,8 +62,33 @@ def _features(layer: Layer) -> dict[str, float]:
         "transposed": made * layer.ops.count("permute_dims"),
         "averages": 1 + layer.kind.startswith("avg"),
         **layer.parameters,
+        **_computed(layer),
     }
-    return {name: math.log(max(1, count)) for name, count in counts.items()}
+    return logarithms(counts)
+
+
+def _computed(layer: Layer) -> Mapping[str, float]:
+    """Operations that a kernel does, if vectors have so many lanes.
+
+    The last vector of a row of channels is filled up, and so is the last tile of a plane where
+    Winograd's tiles of 4 x 4 may be used. A window that slides skips what is not of the plane.
+    """
+    kind, numbers, flops = family(layer), layer.parameters, float(layer.flops)
+    inside, outside = numbers.get("inside", 1), numbers.get("outside", 0)
+    if kind in _SLIDING:
+        flops *= inside / (inside + outside)
+    elif kind == "3x3 convolution":
+        width, places = numbers.get("out_width", 1), (inside + outside) // 9
+        flops *= _filled(width, _TILE) * _filled(max(1, places // width), _TILE)
+    channels = numbers.get("filters", 0)
+    if kind == "depthwise convolution":
+        channels *= numbers.get("groups", 1)
+    return {f"flops, {lanes} lanes": flops * _filled(channels, lanes) for lanes in _LANES}
+
+
+def _filled(extent: int, size: int) -> float:
+    """How much larger an extent is in whole pieces of a size."""
+    return size * math.ceil(extent / size) / extent if extent else 1.0
 
 
 def _shapes(layer: Layer) -> Mapping[str, float]:

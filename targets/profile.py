@@ -15,7 +15,7 @@ from partc.targets.predictor import Prediction, Roofline
 from partc.targets.regression import Fit, Regression
 from partc.targets.target import Target
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

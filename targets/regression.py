@@ -197,12 +197,18 @@ def _search(
 # The analytic part -------------------------------------------------------------------------------
 
 _TYPICAL_MS = {
-    "flops": 3e-8,
+    "flops, 4 lanes": 1e-8,
+    "flops, 8 lanes": 1e-8,
+    "flops, 16 lanes": 1e-8,
     "read": 3e-9,
     "written": 3e-9,
     "tail": 3e-8,
     "costly": 1e-6,
     "transposed": 3e-7,
+    "ordered": 3e-8,
+    "orders": 1e-7,
+    "blocked": 3e-8,
+    "blocks": 1e-7,
     "returned": 3e-8,
     "returns": 1e-7,
     **{f"read, {name}": 1e-8 * 2**step for step, name in enumerate(AGES)},

@@ -67,11 +67,23 @@ class Surroundings:
         _add(counts, "call", self._code_age(position), _CALL)
         numbers: Mapping[str, float] = {
             "footprint": self._footprint,
-            "reads blocks": 1 + self._in_blocks(layer.inputs),
-            "makes blocks": 1 + self._in_blocks(layer.outputs),
+            **self._blocks(layer),
             **counts,
         }
-        return {name: math.log(max(1, number)) for name, number in numbers.items()}
+        return logarithms(numbers)
+
+    def _blocks(self, layer: Layer) -> Mapping[str, int]:
+        """Whether channels lie in blocks before and after, and what has to be moved between."""
+        reads, makes = self._in_blocks(layer.inputs), self._in_blocks(layer.outputs)
+        orders, blocks = reads and not makes, makes and not reads
+        return {
+            "reads blocks": 1 + reads,
+            "makes blocks": 1 + makes,
+            "orders": _CALL * orders,
+            "ordered": layer.output_nbytes * orders,
+            "blocks": _CALL * blocks,
+            "blocked": layer.input_nbytes * blocks,
+        }
 
     def _code_age(self, position: int) -> int:
         """Bytes that were touched since the kernel ran: for an equal layer, or in the last run."""
@@ -123,14 +135,19 @@ def describe_kernel(layer: Layer) -> Hashable:
     return layer.kind, layer.ops, types, layer.weight_nbytes, parameters
 
 
+def logarithms(counts: Mapping[str, float]) -> dict[str, float]:
+    """Of counts; of less than one, 0."""
+    return {name: math.log(count) if count > 1 else 0.0 for name, count in counts.items()}
+
+
 def _add(counts: Counter[str], what: str, age: int, nbytes: int) -> None:
     """Count bytes as of the two ages that theirs lies between, by how near each is."""
-    place = math.log2(max(age, 1))
-    above = min(max(bisect(_LOGARITHMS, place), 1), len(_LOGARITHMS) - 1)
-    low, high = _LOGARITHMS[above - 1 : above + 1]
-    share = min(max((place - low) / (high - low), 0.0), 1.0)
-    counts[f"{what}, {_NAMES[above - 1]}"] += round((1 - share) * nbytes)
-    counts[f"{what}, {_NAMES[above]}"] += round(share * nbytes)
+    place = math.log2(age) if age > 1 else 0.0
+    above = bisect(_LOGARITHMS, place, 1, len(_LOGARITHMS) - 1)
+    low, high = _LOGARITHMS[above - 1], _LOGARITHMS[above]
+    farther = round(min(max((place - low) / (high - low), 0.0), 1.0) * nbytes)
+    counts[f"{what}, {_NAMES[above - 1]}"] += nbytes - farther
+    counts[f"{what}, {_NAMES[above]}"] += farther
 
 
 def _traffic_nbytes(layer: Layer) -> int:

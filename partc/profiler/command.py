@@ -16,7 +16,8 @@ from partc.errors import PartcError
 from partc.profiler.drawn import DrawnNetwork, compile_drawn, compilers
 from partc.profiler.entry import ENTRY_NETWORKS, PAUSE_S, measure_entry
 from partc.profiler.load import measure_load
-from partc.profiler.session import Report, Step, measure, profile_machine
+from partc.profiler.rounds import measure
+from partc.profiler.session import Report, Step, profile_machine
 from partc.profiler.stopwatch import RUNS, Board, connect
 from partc.targets.calibration import FIGURES, calibrate
 from partc.targets.load import LoadCurve

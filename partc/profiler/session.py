@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -16,24 +15,22 @@ from msgspec.structs import replace
 from partc.errors import PartcError
 from partc.graph import LayerGraph
 from partc.profiler.drawn import DrawnNetwork, compilers, draw_graph
-from partc.profiler.stopwatch import Board, settle
+from partc.profiler.rounds import Rounds
+from partc.profiler.stopwatch import Board
 from partc.targets.features import describe
-from partc.targets.profile import Profile, Sample, load_profile
+from partc.targets.profile import Profile, load_profile
 from partc.targets.regression import Fit, Regression
 from partc.targets.target import Target
 
 _REFERENCE = 0
 """The network that is measured again and again, to see whether the machine stays what it is."""
-_DISTURBED = 0.05
-"""How much slower than at its best the reference shows that something else is running."""
-_REPETITIONS = 2
 _ROUND = 8
 """How many networks are compiled, on all CPUs, before they are measured on a quiet machine."""
 _FIRST_ROUNDS = 2
 _CANDIDATES = 4
 """How many networks are drawn for each one that is measured."""
-_LEAST_MS = 1e-4
-"""What a layer that takes nothing is said to take: logarithms need a time above zero."""
+_SHARE_OF_NEW = 0.9
+"""Of the budget; in the rest, what was disturbed is measured again."""
 
 
 @dataclass(frozen=True)
@@ -74,62 +71,37 @@ def profile_machine(
             cannot be profiled.
     """
     started = time.monotonic()
-    profile = _begin(target, board, path)
+    profile = before = _begin(target, board, path)
     numbers = _choose_networks(lambda: profile)
 
+    def is_within(share: float) -> bool:
+        return time.monotonic() - started < share * budget_s
+
     with compilers(target) as compile_networks:
-        (reference,) = compile_networks([_REFERENCE])
-        references: list[float] = []
-        while not profile.samples or time.monotonic() - started < budget_s:
+        rounds = Rounds(*compile_networks([_REFERENCE]), board)
+        while not profile.samples or is_within(_SHARE_OF_NEW):
             drawn: list[DrawnNetwork] = []
             for network in compile_networks(list(islice(numbers, _ROUND))):
                 drawn.append(network)
                 networks = profile.networks + len(drawn)
                 layers = len(profile.samples) + sum(len(each.workloads) for each in drawn)
                 report(Step(networks, layers, time.monotonic() - started, budget_s))
-            again, *samples = _measure_undisturbed([reference, *drawn], board, references)
-            references.append(_total_ms(again))
-            profile = replace(profile, samples=(*profile.samples, *chain(*samples)))
+            rounds.measure(drawn)
+            rounds.repeat_disturbed()
+            profile = replace(before, samples=(*before.samples, *rounds.samples))
             write_profile(profile, path)
-    drift = max(references) / min(references) - 1 if references else profile.drift
-    profile = replace(profile, drift=drift, fits=fit(profile).fits)
+        while rounds.samples and is_within(1) and rounds.repeat_disturbed():
+            pass
+    return _finish(before, rounds, path)
+
+
+def _finish(before: Profile, rounds: Rounds, path: Path) -> Profile:
+    """Add what was measured, and write the profile with regressions that need no search."""
+    samples, drift = (*before.samples, *rounds.samples), max(before.drift, rounds.drift)
+    profile = replace(before, samples=samples, drift=drift)
+    profile = replace(profile, fits=fit(profile).fits)
     write_profile(profile, path)
     return profile
-
-
-def _measure_undisturbed(
-    drawn: Sequence[DrawnNetwork], board: Board, references: Sequence[float]
-) -> list[list[Sample]]:
-    """Time networks, again if the first, the reference, took longer than it has before."""
-    measured = measure(drawn, board)
-    for _ in range(_REPETITIONS):
-        if _total_ms(measured[0]) <= (1 + _DISTURBED) * min(references, default=math.inf):
-            break
-        again = measure(drawn, board)
-        measured = [list(map(_faster, *pair)) for pair in zip(measured, again, strict=True)]
-    return measured
-
-
-def _faster(one: Sample, other: Sample) -> Sample:
-    return min(one, other, key=lambda sample: sample.latency_ms)
-
-
-def _total_ms(samples: Sequence[Sample]) -> float:
-    return sum(sample.latency_ms for sample in samples)
-
-
-def measure(drawn: Sequence[DrawnNetwork], board: Board) -> list[list[Sample]]:
-    """Time the layers of networks, each of them."""
-    times_ms = settle([board.load(each.network, each.inputs) for each in drawn])
-    return [
-        [
-            Sample(each.number, workload, float(low), float(high / low) - 1)
-            for workload, low, high in zip(
-                each.workloads, *np.maximum(percentiles, _LEAST_MS), strict=True
-            )
-        ]
-        for each, percentiles in zip(drawn, times_ms, strict=True)
-    ]
 
 
 def fit(profile: Profile) -> Regression:

@@ -36,7 +36,7 @@ def convolutions(*channels: int, size: int = 24) -> LayerGraph:
 
 def small_network(number: int) -> LayerGraph:
     """Like a network that is drawn, but compiled and run in no time."""
-    return convolutions(8 + number % 5, 8 * (1 + number % 3), size=12 + 2 * (number % 7))
+    return convolutions(16 * (1 + number % 5), 16 * (1 + number % 3), size=12 + 4 * (number % 7))
 
 
 @dataclass

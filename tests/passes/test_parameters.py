@@ -61,11 +61,17 @@ def _transposed(x: Any) -> Any:
 @pytest.mark.parametrize(
     ("build", "expected"),
     [
-        (_strided, _convolution(15, 5, 12, stride=2)),
-        (_dilated, _convolution(9, 3, 12 - 3 * 2, dilation=6)),
-        (_grouped, _convolution(9, 3, 10, groups=2)),
-        (_depthwise, _convolution(25, 5, 6, stride=4, groups=8)),
-        (lambda x: op.nn.conv2d(x, weights(4, 8, 1, 1)), _convolution(1, 1, 12)),
+        (_strided, _convolution(15, 5, 12, stride=2, filters=16, inside=14 * 54, outside=144)),
+        (_dilated, _convolution(9, 3, 6, dilation=6, filters=16, inside=9 * 36, outside=0)),
+        (_grouped, _convolution(9, 3, 10, groups=2, filters=8, inside=9 * 80, outside=0)),
+        (
+            _depthwise,
+            _convolution(25, 5, 6, stride=4, groups=8, filters=1, inside=594, outside=156),
+        ),
+        (
+            lambda x: op.nn.conv2d(x, weights(4, 8, 1, 1)),
+            _convolution(1, 1, 12, filters=4, inside=120, outside=0),
+        ),
         (_transposed, _convolution(8, 2, 3 * 11 + 2, stride=6, groups=2)),
     ],
 )
@@ -79,8 +85,8 @@ def test_convolutions_of_other_ranks() -> None:
         {"x": (1, 4, 5, 6, 7)},
         lambda x: op.nn.conv3d(x, weights(6, 2, 3, 2, 1), strides=(1, 2, 3), groups=2),
     )
-    assert line == _convolution(3, 3, 4, stride=2)
-    assert cube == _convolution(6, 1, 3, stride=6, groups=2)
+    assert line == _convolution(3, 3, 4, stride=2, filters=6, inside=12, outside=0)
+    assert cube == _convolution(6, 1, 3, stride=6, groups=2, filters=3, inside=27 * 6, outside=0)
 
 
 def test_a_kernel_is_known_by_its_layout() -> None:
@@ -88,7 +94,7 @@ def test_a_kernel_is_known_by_its_layout() -> None:
         {"x": X},
         lambda emit, x: emit(op.nn.conv2d(x, weights(3, 5, 8, 16), kernel_layout="HWIO")),
     )
-    assert _of_the_last(module) == _convolution(15, 5, 8)
+    assert _of_the_last(module) == _convolution(15, 5, 8, filters=16, inside=15 * 64, outside=0)
 
 
 # Windows and products ----------------------------------------------------------------------------
@@ -97,15 +103,34 @@ def test_a_kernel_is_known_by_its_layout() -> None:
 @pytest.mark.parametrize(
     ("shape", "build", "expected"),
     [
-        (X, lambda x: op.nn.max_pool2d(x, (3, 2), strides=(2, 1)), (6, 2, 2, 11)),
-        (X, lambda x: op.nn.avg_pool2d(x, (2, 2), (2, 2), (1, 1, 1, 1)), (4, 2, 4, 7)),
-        ((1, 4, 9), lambda x: op.nn.max_pool1d(x, 3, strides=2), (3, 3, 2, 4)),
-        ((1, 4, 5, 6, 7), lambda x: op.nn.avg_pool3d(x, (5, 1, 1)), (5, 1, 1, 7)),
+        (X, lambda x: op.nn.max_pool2d(x, (3, 2), strides=(2, 1)), (6, 2, 2, 11, 6 * 44, 0)),
+        (X, lambda x: op.nn.avg_pool2d(x, (2, 2), (2, 2), (1, 1, 1, 1)), (4, 2, 4, 7, 120, 48)),
+        ((1, 4, 9), lambda x: op.nn.max_pool1d(x, 3, strides=2), (3, 3, 2, 4, 12, 0)),
+        ((1, 4, 5, 6, 7), lambda x: op.nn.avg_pool3d(x, (5, 1, 1)), (5, 1, 1, 7, 210, 0)),
     ],
 )
 def test_pooling(shape: tuple[int, ...], build: Any, expected: tuple[int, ...]) -> None:
-    names = ("kernel", "kernel_width", "stride", "out_width")
+    names = ("kernel", "kernel_width", "stride", "out_width", "inside", "outside")
     assert _parameters({"x": shape}, build) == dict(zip(names, expected, strict=True))
+
+
+@given(st.data())
+def test_what_a_window_covers_is_what_a_sum_of_ones_says(data: st.DataObject) -> None:
+    def draw(low: int, high: int) -> tuple[int, int]:
+        return data.draw(st.tuples(*[st.integers(low, high)] * 2))
+
+    size, kernel, strides, dilation = draw(5, 9), draw(1, 3), draw(1, 3), draw(1, 2)
+    padding = [*draw(0, 2), *draw(0, 2)]
+    ones = np.pad(np.ones(size), [(padding[0], padding[2]), (padding[1], padding[3])])
+    windows = np.lib.stride_tricks.sliding_window_view(
+        ones, [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
+    )[:: strides[0], :: strides[1], :: dilation[0], :: dilation[1]]
+    found = _parameters(
+        {"x": (1, 4, *size)},
+        lambda x: op.nn.max_pool2d(x, kernel, strides, padding, dilation),
+    )
+    assert found["inside"] == windows.sum()
+    assert found["inside"] + found["outside"] == windows.size
 
 
 def test_pooling_to_a_size_has_no_window() -> None:

@@ -19,7 +19,7 @@ def product(rows: float, inner: float, columns: float, family: str = FAMILY) -> 
         "inner": inner,
         "columns": columns,
         "elements out": rows * columns,
-        "flops": 2 * rows * inner * columns,
+        **{f"flops, {lanes} lanes": 2 * rows * inner * columns for lanes in (4, 8, 16)},
         "read": 4 * rows * inner,
         "weights": 4 * inner * columns,
         "written": 4 * rows * columns,
@@ -34,7 +34,7 @@ def law_ms(workload: Workload) -> float:
     """At 20 GFLOP/s and 10 GB/s with 3 us a call; narrow products take up to twice as long."""
     count = {name: math.exp(log) for name, log in workload.features.items()}
     moved = count["read"] + count["weights"] + count["written"]
-    sum_ms = 5e-8 * count["flops"] + 1e-7 * moved + 3e-3
+    sum_ms = 5e-8 * count["flops, 4 lanes"] + 1e-7 * moved + 3e-3
     return sum_ms * (1 + 1 / (1 + count["columns"] / 50))
 
 

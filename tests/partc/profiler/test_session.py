@@ -17,7 +17,7 @@ from profiled import FakeBoard, compile_here, formula_ms, small_network
 
 from partc.errors import PartcError
 from partc.graph import LayerGraph
-from partc.profiler import session, stopwatch
+from partc.profiler import rounds, session, stopwatch
 from partc.profiler.drawn import draw_graph, random_inputs
 from partc.profiler.session import Step, fit, profile_machine
 from partc.targets.features import describe
@@ -222,6 +222,43 @@ def test_drift_is_how_much_the_reference_changed(
 
     drift = profile(board, tmp_path / "x.profile.json", 3, report=report).drift
     assert drift == pytest.approx(max(slower) - 1, abs=0.02)
+
+
+def test_what_was_disturbed_is_measured_again_later(board: FakeBoard, tmp_path: Path) -> None:
+    def report(step: Step) -> None:
+        board.slower = 1.5 if ROUND < step.networks <= 2 * ROUND else 1.0
+
+    made = profile(board, tmp_path / "x.profile.json", 4, report=report)
+    again = [graph for graph in board.measured if graph == small_network(1 + ROUND)]
+    assert len(again) == 3  # at once, when it still was slow, and after the next round
+    disturbed = [sample for sample in made.samples if sample.network == 1 + ROUND]
+    for sample, layer in zip(disturbed, small_network(1 + ROUND).layers, strict=True):
+        assert sample.latency_ms == pytest.approx(formula_ms(layer), rel=0.011)
+    assert made.drift == pytest.approx(0.5, abs=0.02)
+
+
+def test_only_the_latest_rounds_are_at_hand(
+    board: FakeBoard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def report(step: Step) -> None:
+        board.slower = 1.5 if step.networks <= ROUND else 1.0
+
+    monkeypatch.setattr(rounds, "_KEPT", 1)
+    profile(board, tmp_path / "x.profile.json", 3, report=report)
+    assert sum(graph == small_network(1) for graph in board.measured) == 1
+
+
+def test_the_rest_of_the_budget_goes_to_what_was_disturbed(
+    board: FakeBoard, tmp_path: Path
+) -> None:
+    def report(step: Step) -> None:
+        board.slower = 1.0 + (step.networks > 9 * ROUND)
+
+    budget_s = (1 + ROUND) * 12.0
+    path = tmp_path / "x.profile.json"
+    made = profile_machine(TARGET, board, path, budget_s, report)  # type: ignore[arg-type]
+    assert len(networks_of(made)) == 10 * ROUND
+    assert len(board.measured) == 12 * (1 + ROUND)
 
 
 def test_the_reference_is_measured_in_between(board: FakeBoard, tmp_path: Path) -> None:
