@@ -78,7 +78,8 @@ def profile_machine(
         return time.monotonic() - started < share * budget_s
 
     with compilers(target) as compile_networks:
-        rounds = Rounds(*compile_networks([_REFERENCE]), board)
+        (reference,) = compile_networks([_REFERENCE])
+        rounds = Rounds(reference, board)
         while not profile.samples or is_within(_SHARE_OF_NEW):
             drawn: list[DrawnNetwork] = []
             for network in compile_networks(list(islice(numbers, _ROUND))):
