@@ -125,7 +125,10 @@ def describe_bundle(
         target=goal.target.name,
         server=goal.server.name,
         objective=goal.objective,
-        pins=goal.pins,
+        ms_per_mj=goal.ms_per_mj,
+        rate_hz=goal.rate_hz,
+        server_busy=goal.server_busy,
+        constraints=goal.constraints,
         default_plan=model.default_plan,
         links=tuple(_link_entry(decision, table) for decision in decisions),
         segments=tuple(

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -20,20 +20,14 @@ from partc.frontends.form import find_form
 from partc.options import (
     AsJson,
     BoardAddress,
-    LinkNames,
-    Measure,
     Model,
-    ObjectiveName,
-    PinTexts,
-    ServerBusy,
     ServerName,
     ShapeTexts,
-    TargetName,
+    by_name,
+    takes_a_goal,
 )
-from partc.plan import Cut, Objective, Side
+from partc.plan import Cut, Side
 from partc.progress import show_budget, show_steps
-
-T = TypeVar("T")
 
 # What only some commands need is imported where they need it: the compiler takes seconds to load.
 
@@ -81,17 +75,11 @@ def main() -> None:
 
 
 @app.command("compile", no_args_is_help=True)
+@takes_a_goal
 def compile_command(
     model: Model,
-    target: TargetName,
-    server: ServerName = "x86-64-v3",
-    link: LinkNames = ["wifi"],  # noqa: B006  typer copies it
-    objective: ObjectiveName = Objective.LATENCY,
-    shape: ShapeTexts = [],  # noqa: B006
-    pin: PinTexts = [],  # noqa: B006
-    server_busy: ServerBusy = 0.0,
-    measure: Measure = False,
-    rpc: BoardAddress = None,
+    goal: Any,
+    shape: ShapeTexts = [],  # noqa: B006  typer copies it
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="The directory of the bundle.")
     ] = Path("out"),
@@ -99,7 +87,6 @@ def compile_command(
     """Compile a model to a bundle: two artifacts and the glue between them."""
     from partc.report.terminal import print_decision, report_console
 
-    goal = _goal(target, server, link, objective, pin, server_busy, measure, rpc)
     shapes = _shapes(shape)
     find_form(model)
     with show_steps() as progress:
@@ -114,24 +101,17 @@ def compile_command(
 
 
 @app.command(no_args_is_help=True)
+@takes_a_goal
 def plan(
     model: Model,
-    target: TargetName,
-    server: ServerName = "x86-64-v3",
-    link: LinkNames = ["wifi"],  # noqa: B006
-    objective: ObjectiveName = Objective.LATENCY,
+    goal: Any,
     shape: ShapeTexts = [],  # noqa: B006
-    pin: PinTexts = [],  # noqa: B006
-    server_busy: ServerBusy = 0.0,
-    measure: Measure = False,
-    rpc: BoardAddress = None,
     as_json: AsJson = False,
 ) -> None:
     """Decide what runs where, and show what the decision rests on, without compiling."""
     from partc.report.json import decision_json
     from partc.report.terminal import print_decision, report_console
 
-    goal = _goal(target, server, link, objective, pin, server_busy, measure, rpc)
     shapes = _shapes(shape)
     find_form(model)
     if as_json and len(goal.links) > 1:
@@ -187,11 +167,14 @@ def inspect(
         return
     if html and not target:
         raise PartcError("--html shows times, so it needs --target; `partc targets` lists them")
-    goal = _goal(target, server, [link]) if target else None
+    from partc.goal import make_goal
+
+    goal = make_goal(target=target, server=server, link=link) if target else None
     shapes = _shapes(shape)
     find_form(model)
     with show_steps() as progress:
-        from partc.compiler import decide, lower_model
+        from partc.compiler import lower_model
+        from partc.planner import decide
 
         graph = lower_model(model, shapes, progress=progress)
         decision = decide(graph, goal)[0] if goal else None
@@ -346,41 +329,8 @@ def root(
         raise typer.Exit
 
 
-def _goal(
-    target: str,
-    server: str,
-    link: list[str],
-    objective: Objective = Objective.LATENCY,
-    pin: Iterable[str] = (),
-    server_busy: float = 0.0,
-    measure: bool = False,
-    rpc: str | None = None,
-) -> Any:
-    from partc.goal import make_goal
-
-    pins = _by_name("--pin", map(_pin, pin))
-    return make_goal(target, server, link, objective, pins, server_busy, measure, rpc)
-
-
-def _pin(text: str) -> tuple[str, str]:
-    pattern, _, side = text.rpartition("=")
-    if not pattern:
-        raise PartcError(f"expected --pin PATTERN=device or PATTERN=server, got {text!r}")
-    return pattern, side
-
-
 def _shapes(texts: Iterable[str]) -> dict[str, tuple[int, ...]]:
-    return _by_name("--shape", map(_shape, texts))
-
-
-def _by_name(option: str, pairs: Iterable[tuple[str, T]]) -> dict[str, T]:
-    """Options that give each name one value."""
-    found: dict[str, T] = {}
-    for name, value in pairs:
-        if name in found:
-            raise PartcError(f"{option} was given twice for {name!r}; give it once")
-        found[name] = value
-    return found
+    return by_name("--shape", map(_shape, texts))
 
 
 def _shape(text: str) -> tuple[str, tuple[int, ...]]:

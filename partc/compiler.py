@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +18,16 @@ from partc.goal import Goal
 from partc.graph import LayerGraph
 from partc.interruption import interruptible
 from partc.manifest import MANIFEST_NAME, manifest_json
-from partc.passes.annotate import annotate, entry_charges
+from partc.passes.annotate import entry_charges
 from partc.passes.build import build_graph
 from partc.passes.canonicalize import canonicalize
-from partc.passes.cut import find_cut, resolve_pins
 from partc.passes.segment import build_plan_table
-from partc.plan import Cut, PlanTable, Side, make_plan
+from partc.plan import PlanTable, Side
+from partc.planner import Progress, decide
 from partc.report.decision import Decision
 from partc.report.html import report_html
 from partc.runtime.executor import Executor
 from partc.runtime.spec import ArtifactSpec, ModelSpec
-from partc.targets.link import Link, device_power
-from partc.targets.predictor import Predictor, predictor_for
-from partc.targets.target import Target
-
-Progress = Callable[[str], None]
 
 
 def compile_model(
@@ -121,48 +116,6 @@ def lower_model(
 def lower(source: SourceModel) -> LayerGraph:
     """The layer graph of an imported model, without costs."""
     return build_graph(source.name, canonicalize(source.module), source.inputs, source.outputs)
-
-
-def decide(
-    graph: LayerGraph, goal: Goal, progress: Progress = lambda _: None
-) -> tuple[Decision, ...]:
-    """The best plan for each link."""
-    device = _predictor(graph, goal, goal.target, goal.rpc, progress)
-    server = _predictor(graph, goal, goal.server, None, progress)
-    cold_shares = (goal.target.cold_share, goal.server.cold_share)
-    annotated = annotate(graph, device, server, goal.target.busy_watts, *cold_shares)
-    return tuple(_decide(annotated, goal, link) for link in goal.links)
-
-
-def _predictor(
-    graph: LayerGraph, goal: Goal, target: Target, address: str | None, progress: Progress
-) -> Predictor:
-    if not goal.measure:
-        return predictor_for(target)
-    progress(f"Measuring {len(graph.layers)} layers on {target.name}")
-    # What it needs takes a second to load.
-    from partc.profiler.own import OwnLayers
-
-    return OwnLayers(graph, target, address)
-
-
-def _decide(graph: LayerGraph, goal: Goal, link: Link) -> Decision:
-    conditions, power = goal.conditions(link), device_power(goal.target, link)
-    pins, entry = resolve_pins(graph, goal.pins), entry_charges(goal.target, goal.server)
-    cut = find_cut(graph, conditions, power, goal.objective, pins, entry)
-    return Decision(
-        graph=graph,
-        objective=goal.objective,
-        target=goal.target.name,
-        server=goal.server.name,
-        link=link.name,
-        conditions=conditions,
-        power=power,
-        plan=make_plan(graph, cut, entry),
-        device_only=make_plan(graph, Cut.device_only(), entry),
-        server_only=make_plan(graph, Cut.server_only(graph), entry),
-        server_busy=goal.server_busy,
-    )
 
 
 def _build_halves(

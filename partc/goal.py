@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypedDict, TypeVar
+
+from typing_extensions import Unpack
 
 from partc.errors import PartcError
 from partc.plan import Conditions, Objective, Side
@@ -12,7 +15,36 @@ from partc.targets.link import Link, load_link
 from partc.targets.target import Target, load_target
 
 Pins = Mapping[str, str]
-"""Patterns of layer names, each with the side, ``device`` or ``server``."""
+"""Patterns of layers, each with the side, ``device`` or ``server``."""
+
+
+SERVER = "x86-64-v3"
+"""The server that plans are for unless another is named."""
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """What a plan has to keep; nothing by default.
+
+    Args:
+        pins: Patterns of layers and the side on which those layers have to be.
+        private_until: Layers; nothing that is upstream of one of them may leave the device.
+        deadline_ms: The most a request may take.
+        energy_mj: The most a request may draw from the device.
+        server_ms: The most a request may compute on the server, as loaded as it is.
+        upload_nbytes: The most that a request may send.
+        device_nbytes: What weights and activations may take on the device.
+        split: Whether both sides have to compute, or only one may; None for either.
+    """
+
+    pins: tuple[tuple[str, Side], ...] = ()
+    private_until: tuple[str, ...] = ()
+    deadline_ms: float | None = None
+    energy_mj: float | None = None
+    server_ms: float | None = None
+    upload_nbytes: int | None = None
+    device_nbytes: int | None = None
+    split: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -24,7 +56,10 @@ class Goal:
         server: The server.
         links: What may lie between them; the first is the one that a bundle's default is for.
         objective: What a plan is to be best at.
-        pins: Patterns of layer names and the side on which those layers have to be.
+        constraints: What it has to keep.
+        ms_per_mj: What a weighted objective takes a millijoule to be worth.
+        rate_hz: Requests a second. Where latency is the objective and the plan that is best at it
+            cannot keep up, a plan is to be best at throughput.
         server_busy: How many other requests the server computes at once, on average.
         measure: Whether to time the model's layers where they are to run, instead of predicting.
         rpc: ``HOST:PORT`` of a TVM RPC server on the device, to measure there.
@@ -34,7 +69,9 @@ class Goal:
     server: Target
     links: tuple[Link, ...]
     objective: Objective
-    pins: tuple[tuple[str, Side], ...]
+    constraints: Constraints = Constraints()
+    ms_per_mj: float = 0.0
+    rate_hz: float = 0.0
     server_busy: float = 0.0
     measure: bool = False
     rpc: str | None = None
@@ -44,51 +81,131 @@ class Goal:
         return replace(link.conditions, load=self.server.load_curve.at(self.server_busy))
 
 
-def make_goal(
-    target: str,
-    server: str = "x86-64-v3",
-    link: str | Sequence[str] = "wifi",
-    objective: str = "latency",
-    pins: Pins | None = None,
-    server_busy: float = 0.0,
-    measure: bool = False,
-    rpc: str | None = None,
-) -> Goal:
+class GoalOptions(TypedDict, total=False):
+    """What can be wanted of a plan, besides its machines.
+
+    Args:
+        link: What lies between: one or several names that ``partc links`` lists, or ``.toml``
+            files; ``wifi`` by default. A bundle holds the best plan for each, and the first one's
+            is its default.
+        objective: ``latency``, by default; ``energy``; ``throughput``, so that the slowest of
+            device, transfer and server is as fast as can be; or ``weighted``, latency plus
+            ``ms_per_mj`` times energy.
+        ms_per_mj: How many milliseconds a millijoule is worth.
+        rate_hz: Requests a second. If the plan that is best at latency cannot keep up, the
+            objective is throughput.
+        pins: Patterns of layer names, or of kinds as in ``kind:conv2d*``, each with the side on
+            which those layers have to be, ``device`` or ``server``.
+        forbid: Likewise, with the side on which they must not be.
+        private_until: One or several layers: nothing that is upstream of them leaves the device.
+        deadline_ms: The most a request may take.
+        max_energy_mj: The most a request may draw from the device.
+        max_server_ms: The most a request may compute on the server.
+        max_upload_nbytes: The most a request may send.
+        device_memory_nbytes: What weights and activations may take on the device.
+        split: Whether both sides have to compute, or only one may; either, by default.
+        server_busy: How many other requests the server computes at once, on average.
+        measure: Time the model's layers on both machines instead of predicting.
+        rpc: ``HOST:PORT`` of a TVM RPC server on the device, to measure there; else it is measured
+            here.
+    """
+
+    link: str | Sequence[str]
+    objective: str
+    ms_per_mj: float
+    rate_hz: float
+    pins: Pins
+    forbid: Pins
+    private_until: str | Sequence[str]
+    deadline_ms: float | None
+    max_energy_mj: float | None
+    max_server_ms: float | None
+    max_upload_nbytes: int | None
+    device_memory_nbytes: int | None
+    split: bool | None
+    server_busy: float
+    measure: bool
+    rpc: str | None
+
+
+def make_goal(target: str, server: str = SERVER, **options: Unpack[GoalOptions]) -> Goal:
     """Look up targets and links by name, or read them from ``.toml`` files.
+
+    Args:
+        target: The device: a name that ``partc targets`` lists, or a ``.toml`` file.
+        server: The server, likewise.
+        options: What is wanted of the plan.
 
     Raises:
         TargetError: One of them is unknown or described wrongly.
-        PartcError: No link is given, there is no such objective or side, a server cannot be so
-            busy, or a board's address is given although nothing is to be measured there.
+        PartcError: No link is given, there is no such objective or side, a number is out of its
+            range, or options contradict each other.
     """
-    links = (link,) if isinstance(link, str) else tuple(dict.fromkeys(link))
+    links = _names(options.get("link", "wifi"))
     if not links:
         raise PartcError("a plan needs at least one link; `partc links` lists them")
+    measure, rpc = options.get("measure", False), options.get("rpc")
     if rpc and not measure:
         raise PartcError("--rpc says where to measure, so it needs --measure")
-    if not 0 <= server_busy < math.inf:
-        raise PartcError(
-            "--server-busy is how many other requests the server computes, 0 or more, "
-            f"not {server_busy:g}"
-        )
+    objective = _objective(options.get("objective", "latency"))
     return Goal(
         target=load_target(target),
         server=load_target(server),
         links=tuple(load_link(name) for name in links),
-        objective=_objective(objective),
-        pins=tuple((pattern, _side(side, pattern)) for pattern, side in (pins or {}).items()),
-        server_busy=server_busy,
+        objective=objective,
+        constraints=_constraints(options),
+        ms_per_mj=_weight(objective, options),
+        rate_hz=_at_least_zero("--rate is requests a second", options.get("rate_hz", 0.0)),
+        server_busy=_at_least_zero(
+            "--server-busy is how many other requests the server computes",
+            options.get("server_busy", 0.0),
+        ),
         measure=measure,
         rpc=rpc,
     )
+
+
+def _constraints(options: GoalOptions) -> Constraints:
+    pins, forbidden = _items(options.get("pins")), _items(options.get("forbid"))
+    return Constraints(
+        pins=(
+            *((pattern, _side(side, pattern)) for pattern, side in pins),
+            *((pattern, _other(_side(side, pattern))) for pattern, side in forbidden),
+        ),
+        private_until=_names(options.get("private_until", ())),
+        deadline_ms=_limit("--deadline", "ms", options.get("deadline_ms")),
+        energy_mj=_limit("--max-energy", "mJ", options.get("max_energy_mj")),
+        server_ms=_limit("--max-server-time", "ms", options.get("max_server_ms")),
+        upload_nbytes=_limit("--max-upload", "bytes", options.get("max_upload_nbytes")),
+        device_nbytes=_limit("--device-memory", "bytes", options.get("device_memory_nbytes")),
+        split=options.get("split"),
+    )
+
+
+def _items(pins: Pins | None) -> Sequence[tuple[str, str]]:
+    return list((pins or {}).items())
+
+
+def _names(given: str | Sequence[str]) -> tuple[str, ...]:
+    """Each once."""
+    return (given,) if isinstance(given, str) else tuple(dict.fromkeys(given))
 
 
 def _objective(name: str) -> Objective:
     try:
         return Objective(name)
     except ValueError as error:
-        known = " or ".join(objective.value for objective in Objective)
-        raise PartcError(f"the objective is {known}, not {name!r}") from error
+        known = ", ".join(objective.value for objective in Objective)
+        raise PartcError(f"the objective is one of {known}, not {name!r}") from error
+
+
+def _weight(objective: Objective, options: GoalOptions) -> float:
+    given = options.get("ms_per_mj", 0.0)
+    if bool(given) != (objective is Objective.WEIGHTED):
+        raise PartcError(
+            "--objective weighted and --ms-per-mj, how many ms a mJ is worth, go together"
+        )
+    return _at_least_zero("--ms-per-mj is how many ms a mJ is worth", given)
 
 
 def _side(name: str, pattern: str) -> Side:
@@ -98,3 +215,22 @@ def _side(name: str, pattern: str) -> Side:
         raise PartcError(
             f"layers can be pinned to the device or the server; pin {pattern!r} says {name!r}"
         ) from error
+
+
+def _other(side: Side) -> Side:
+    return Side.SERVER if side is Side.DEVICE else Side.DEVICE
+
+
+_Number = TypeVar("_Number", int, float)
+
+
+def _limit(option: str, unit: str, most: _Number | None) -> _Number | None:
+    if most is not None and not 0 <= most < math.inf:
+        raise PartcError(f"{option} is a number of {unit}, 0 or more, not {most:g}")
+    return most
+
+
+def _at_least_zero(what: str, value: float) -> float:
+    if not 0 <= value < math.inf:
+        raise PartcError(f"{what}, 0 or more, not {value:g}")
+    return value

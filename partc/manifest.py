@@ -9,9 +9,10 @@ from pathlib import Path, PurePosixPath
 import msgspec
 
 from partc.errors import BundleError
-from partc.plan import Objective, Side
+from partc.goal import Constraints
+from partc.plan import Objective
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 
 _PROGRAMS = frozenset(("device/client.py", "server/server.py"))
@@ -95,7 +96,10 @@ class Manifest(_Part, frozen=True):
     target: str
     server: str
     objective: Objective
-    pins: tuple[tuple[str, Side], ...]
+    ms_per_mj: float
+    rate_hz: float
+    server_busy: float
+    constraints: Constraints
     default_plan: str
     links: tuple[LinkEntry, ...]
     segments: tuple[SegmentEntry, ...]

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import inspect
+from collections.abc import Callable, Iterable
+from functools import wraps
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
+from partc.errors import PartcError
 from partc.plan import Objective
+from partc.quantities import parse_nbytes
+
+T = TypeVar("T")
 
 Model = Annotated[
     str,
@@ -36,32 +43,9 @@ LinkNames = Annotated[
         help="A name from `partc links`, or a .toml file; may be repeated.",
     ),
 ]
-ObjectiveName = Annotated[Objective, typer.Option("--objective", help="What to minimise.")]
 ShapeTexts = Annotated[
     list[str],
     typer.Option("--shape", metavar="NAME=1,3,224,224", help="The shape of an ONNX model's input."),
-]
-PinTexts = Annotated[
-    list[str],
-    typer.Option(
-        "--pin",
-        metavar="PATTERN=device|server",
-        help="Keep layers whose name matches on one side, for example --pin 'stem*=device'.",
-    ),
-]
-ServerBusy = Annotated[
-    float,
-    typer.Option(
-        "--server-busy",
-        metavar="COUNT",
-        help="How many other requests the server computes at once, on average.",
-    ),
-]
-Measure = Annotated[
-    bool,
-    typer.Option(
-        "--measure", help="Time the model's layers on the target and the server, if they run here."
-    ),
 ]
 BoardAddress = Annotated[
     str | None,
@@ -72,3 +56,167 @@ BoardAddress = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def by_name(option: str, pairs: Iterable[tuple[str, T]]) -> dict[str, T]:
+    """Options that give each name one value.
+
+    Raises:
+        PartcError: A name was given twice.
+    """
+    found: dict[str, T] = {}
+    for name, value in pairs:
+        if name in found:
+            raise PartcError(f"{option} was given twice for {name!r}; give it once")
+        found[name] = value
+    return found
+
+
+def takes_a_goal(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that a goal is made of, in place of its parameter ``goal``."""
+    own = inspect.signature(command).parameters
+    wanted = inspect.signature(_read_goal).parameters
+    hints = get_type_hints(_read_goal, include_extras=True)
+    hints |= get_type_hints(command, include_extras=True)
+
+    @wraps(command)
+    def with_options(**given: Any) -> None:
+        goal = _read_goal(**{name: given.pop(name) for name in wanted})
+        command(goal=goal, **given)
+
+    model, *others = (each for name, each in own.items() if name != "goal")
+    parameters = [model, *wanted.values(), *others]
+    with_options.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [each.replace(kind=each.KEYWORD_ONLY, annotation=hints[each.name]) for each in parameters]
+    )
+    with_options.__annotations__ = {each.name: hints[each.name] for each in parameters}
+    return with_options
+
+
+def _read_goal(
+    target: TargetName,
+    server: ServerName = "x86-64-v3",
+    link: LinkNames = ["wifi"],  # noqa: B006  typer copies it
+    objective: Annotated[
+        Objective,
+        typer.Option(
+            "--objective",
+            help="What to minimise; for throughput, the slowest of device, transfer and server.",
+        ),
+    ] = Objective.LATENCY,
+    ms_per_mj: Annotated[
+        float,
+        typer.Option(
+            "--ms-per-mj",
+            metavar="ms",
+            help="What a mJ is worth, for --objective weighted.",
+            show_default=False,
+        ),
+    ] = 0.0,
+    rate: Annotated[
+        float,
+        typer.Option(
+            metavar="PER_SECOND",
+            help="Requests a second; maximise throughput if the fastest plan cannot keep up.",
+            show_default=False,
+        ),
+    ] = 0.0,
+    pin: Annotated[
+        list[str],
+        typer.Option(
+            "--pin",
+            metavar="PATTERN=device|server",
+            help="Keep layers whose name matches on one side, for example --pin 'stem*=device'; "
+            "'kind:softmax=device' is about the kinds of layers.",
+        ),
+    ] = [],  # noqa: B006
+    forbid: Annotated[
+        list[str],
+        typer.Option(
+            "--forbid", metavar="PATTERN=device|server", help="Keep layers away from a side."
+        ),
+    ] = [],  # noqa: B006
+    private_until: Annotated[
+        list[str],
+        typer.Option(
+            "--private-until",
+            metavar="LAYER",
+            help="Nothing upstream of the layer leaves the device.",
+        ),
+    ] = [],  # noqa: B006
+    deadline: Annotated[
+        float | None, typer.Option(metavar="ms", help="The most a request may take.")
+    ] = None,
+    max_energy: Annotated[
+        float | None,
+        typer.Option(metavar="mJ", help="The most a request may draw from the device."),
+    ] = None,
+    max_server_time: Annotated[
+        float | None,
+        typer.Option(metavar="ms", help="The most a request may compute on the server."),
+    ] = None,
+    max_upload: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="The most a request may send, as in 150kB.")
+    ] = None,
+    device_memory: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="What weights and activations may take there."),
+    ] = None,
+    split: Annotated[
+        bool | None,
+        typer.Option(
+            "--must-split/--no-split",
+            help="Whether both sides have to compute, or only one may.",
+            show_default=False,
+        ),
+    ] = None,
+    server_busy: Annotated[
+        float,
+        typer.Option(
+            "--server-busy",
+            metavar="COUNT",
+            help="How many other requests the server computes at once, on average.",
+        ),
+    ] = 0.0,
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure",
+            help="Time the model's layers on the target and the server, if they run here.",
+        ),
+    ] = False,
+    rpc: BoardAddress = None,
+) -> Any:
+    from partc.goal import make_goal
+
+    return make_goal(
+        target=target,
+        server=server,
+        link=link,
+        objective=objective.value,
+        ms_per_mj=ms_per_mj,
+        rate_hz=rate,
+        pins=by_name("--pin", (_pin("--pin", text) for text in pin)),
+        forbid=by_name("--forbid", (_pin("--forbid", text) for text in forbid)),
+        private_until=private_until,
+        deadline_ms=deadline,
+        max_energy_mj=max_energy,
+        max_server_ms=max_server_time,
+        max_upload_nbytes=_size("--max-upload", max_upload),
+        device_memory_nbytes=_size("--device-memory", device_memory),
+        split=split,
+        server_busy=server_busy,
+        measure=measure,
+        rpc=rpc,
+    )
+
+
+def _pin(option: str, text: str) -> tuple[str, str]:
+    pattern, _, side = text.rpartition("=")
+    if not pattern:
+        raise PartcError(f"expected {option} PATTERN=device or PATTERN=server, got {text!r}")
+    return pattern, side
+
+
+def _size(option: str, text: str | None) -> int | None:
+    return None if text is None else parse_nbytes(option, text)

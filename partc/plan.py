@@ -23,6 +23,8 @@ class Objective(str, Enum):
 
     LATENCY = "latency"
     ENERGY = "energy"
+    WEIGHTED = "weighted"
+    THROUGHPUT = "throughput"
 
 
 @dataclass(frozen=True)

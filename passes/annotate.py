@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from partc.graph import Layer, LayerCost, LayerGraph
 from partc.plan import EntryCharges
+from partc.targets.features import Described
 from partc.targets.predictor import Prediction, Predictor, UnknownLayerError
 from partc.targets.target import Target
 
@@ -36,8 +37,9 @@ def annotate(
         UnknownLayerError: Names every layer that either predictor does not know.
         GraphError: A predictor returned a time that is no time.
     """
-    on_device = _slow_down(device.predict(graph.layers), device_cold_share)
-    on_server = _slow_down(server.predict(graph.layers), server_cold_share)
+    layers = Described(graph.layers)
+    on_device = _slow_down(device.predict(layers), device_cold_share)
+    on_server = _slow_down(server.predict(layers), server_cold_share)
     _refuse_unknown({"device": _unknown(graph, on_device), "server": _unknown(graph, on_server)})
     return graph.with_layers(
         replace(layer, cost=_cost(near, far, busy_watts))

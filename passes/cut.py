@@ -11,33 +11,23 @@ at the end: entering it and, for the server, the round trip and the energy of th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
-from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from ortools.graph.python.max_flow import SimpleMaxFlow
 
-from partc.errors import CompilerError, GraphError, InfeasibleError, TargetError
-from partc.graph import LayerGraph, Tensor
-from partc.plan import (
-    FREE_ENTRY,
-    Conditions,
-    Cut,
-    DevicePower,
-    EntryCharges,
-    Objective,
-    Side,
-    transfer_ms,
-)
+from partc.errors import CompilerError, TargetError
+from partc.graph import LayerGraph
+from partc.passes.pins import check_pins
+from partc.passes.price import Array, Price
+from partc.plan import Cut, Side
 
 _SOURCE, _SINK, _FIRST_LAYER = 0, 1, 2
 _UNITS_PER_MILLI = 1e6  # capacities are whole nanoseconds or nanojoules
 _LARGEST_TOTAL = 2**61 / _UNITS_PER_MILLI  # residual capacities reach its double in 64 bits
-_LONGEST_PATH_SHOWN = 8
 
 _Vertices = NDArray[np.int64]
 _Capacities = NDArray[np.int64]
@@ -45,34 +35,24 @@ _Capacities = NDArray[np.int64]
 _Network = Any
 
 
-def find_cut(
-    graph: LayerGraph,
-    conditions: Conditions,
-    power: DevicePower,
-    objective: Objective = Objective.LATENCY,
-    pins: Mapping[str, Side] = {},
-    entry: EntryCharges = FREE_ENTRY,
-) -> Cut:
-    """The cut whose plan costs least; among equals the one with the fewest server layers.
+def find_cut(graph: LayerGraph, price: Price, pins: Mapping[str, Side] = {}) -> Cut:
+    """The cut that costs least; among equals the one with the fewest server layers.
 
     Args:
-        graph: An annotated graph.
-        conditions: What the link and the server are like.
-        power: What the device draws; only the energy objective depends on it.
-        objective: Whether ``Plan.latency_ms`` or ``Plan.energy_mj`` is minimised.
+        graph: Layers.
+        price: What every choice costs, in ms or mJ.
         pins: The side on which a layer must run, by layer name.
-        entry: What a side pays besides its layers if it has any.
 
     Returns:
         An exact optimum, up to rounding of each cost to a nanosecond or a nanojoule.
 
     Raises:
-        GraphError: A layer is not annotated, or a pin names no layer.
+        GraphError: A pin names no layer.
         InfeasibleError: A layer pinned to the device depends on one pinned to the server.
         TargetError: The costs are too large to add up.
     """
-    _check_pins(graph, pins)
-    costs = _price(graph, conditions, power, objective, entry)
+    check_pins(graph, pins)
+    costs = _round_costs(price)
     return min(_candidates(graph, costs, pins), key=lambda candidate: candidate[0])[1]
 
 
@@ -100,74 +80,6 @@ def _server_only_cost(graph: LayerGraph, costs: _Costs) -> int:
     return int(costs.server.sum() + costs.upload[: len(uploaded)][uploaded].sum())
 
 
-def resolve_pins(graph: LayerGraph, patterns: Sequence[tuple[str, Side]]) -> dict[str, Side]:
-    """Expand ``--pin PATTERN=SIDE`` into a side for every layer that a pattern matches.
-
-    Args:
-        graph: The graph whose layer names are matched.
-        patterns: Shell patterns (``*``, ``?``, ``[…]``) or plain layer names, with their sides.
-
-    Raises:
-        InfeasibleError: A pattern matches no layer, or two patterns disagree on one.
-    """
-    chosen: dict[str, tuple[str, Side]] = {}
-    for pattern, side in patterns:
-        for name in _matching_layers(graph, pattern):
-            first_pattern, first_side = chosen.setdefault(name, (pattern, side))
-            if first_side is not side:
-                raise InfeasibleError(
-                    f"layer {name!r} cannot run on both sides: pin {first_pattern!r} puts it on "
-                    f"the {first_side.value} and pin {pattern!r} on the {side.value}; "
-                    "narrow one of the two patterns"
-                )
-    return {name: side for name, (_, side) in chosen.items()}
-
-
-def _matching_layers(graph: LayerGraph, pattern: str) -> list[str]:
-    # A name may itself hold brackets, so a pattern also matches the layer it spells exactly.
-    found = [name for name in graph.by_name if name == pattern or fnmatchcase(name, pattern)]
-    if not found:
-        near = get_close_matches(pattern.replace("*", ""), list(graph.by_name))
-        hint = f"did you mean {' or '.join(near)}?" if near else "partc inspect lists the layers"
-        raise InfeasibleError(f"pin {pattern!r} matches no layer of {graph.name!r}; {hint}")
-    return found
-
-
-def _check_pins(graph: LayerGraph, pins: Mapping[str, Side]) -> None:
-    """Refuse pins that send a tensor back from the server to the device."""
-    unknown = pins.keys() - graph.by_name.keys()
-    if unknown:
-        raise GraphError(f"the pins name layers that {graph.name!r} lacks: {sorted(unknown)}")
-    parents: dict[str, str | None] = {}  # of the layers that the pins force onto the server
-    for layer in graph.layers:
-        makers = (graph.producers.get(tensor.name) for tensor in layer.inputs)
-        parent = next((maker.name for maker in makers if maker and maker.name in parents), None)
-        if parent and pins.get(layer.name) is Side.DEVICE:
-            path = _path_to(parent, parents)
-            raise InfeasibleError(
-                f"layer {layer.name!r} is pinned to the device but depends on {path[0]!r}, which "
-                f"is pinned to the server ({_shorten([*path, layer.name])}), and nothing returns "
-                "from the server to device layers; drop one of the two pins"
-            )
-        if parent or pins.get(layer.name) is Side.SERVER:
-            parents[layer.name] = parent
-
-
-def _path_to(name: str | None, parents: Mapping[str, str | None]) -> list[str]:
-    path: list[str] = []
-    while name:
-        path.append(name)
-        name = parents[name]
-    return path[::-1]
-
-
-def _shorten(path: Sequence[str]) -> str:
-    if len(path) > _LONGEST_PATH_SHOWN:
-        half = _LONGEST_PATH_SHOWN // 2
-        path = [*path[:half], "…", *path[-half:]]
-    return " -> ".join(path)
-
-
 @dataclass(frozen=True)
 class _Costs:
     """What every choice costs, in whole nanoseconds or nanojoules.
@@ -192,68 +104,22 @@ class _Costs:
         return int(self.device.sum() + self.server.sum() + self.upload.sum()) + 1
 
 
-def _price(
-    graph: LayerGraph,
-    conditions: Conditions,
-    power: DevicePower,
-    objective: Objective,
-    entry: EntryCharges,
-) -> _Costs:
-    """What every choice adds to the objective, exactly as ``Plan`` counts it."""
-    # What a millisecond of each activity costs: itself, or what the device draws meanwhile.
-    waiting = uploading = downloading = 1.0
-    tail = 0.0
-    if objective is Objective.ENERGY:
-        waiting = power.idle_watts
-        uploading = power.upload_watts + waiting
-        downloading = power.download_watts + waiting
-        tail = power.tail_mj
-
-    def download(tensors: Sequence[Tensor]) -> float:
-        nbytes = sum(tensor.nbytes for tensor in tensors if tensor.name in returned)
-        return downloading * transfer_ms(nbytes, conditions.downlink_mbps)
-
-    returned = {tensor.name for tensor in graph.outputs}
-    layers = [(layer.annotated_cost, layer.outputs) for layer in graph.layers]
-    return _round_costs(
-        device=[
-            cost.device_ms if objective is Objective.LATENCY else cost.device_mj
-            for cost, _ in layers
-        ],
-        server=[
-            waiting * conditions.load * cost.server_ms + download(outputs)
-            for cost, outputs in layers
-        ],
-        upload=[
-            uploading * transfer_ms(tensor.nbytes, conditions.uplink_mbps)
-            for tensor in graph.tensors
-        ],
-        device_entry=entry.device_ms if objective is Objective.LATENCY else entry.device_mj,
-        server_entry=waiting * (conditions.round_trip_ms + conditions.load * entry.server_ms)
-        + tail,
-    )
-
-
-def _round_costs(
-    device: Sequence[float],
-    server: Sequence[float],
-    upload: Sequence[float],
-    device_entry: float,
-    server_entry: float,
-) -> _Costs:
+def _round_costs(price: Price) -> _Costs:
     """Round milliseconds or millijoules to whole units, of which a cut can be computed exactly."""
-    total = sum(device) + sum(server) + sum(upload) + device_entry + server_entry
-    if not total <= _LARGEST_TOTAL:
+    if not price.total <= _LARGEST_TOTAL:
         raise TargetError(
-            f"layers and transfers cost {total:.3g} ms or mJ together, expected at most "
+            f"layers and transfers cost {price.total:.3g} ms or mJ together, expected at most "
             f"{_LARGEST_TOTAL:.3g}; check the link's rates and the layers' costs"
         )
-    entries = (int(charge) for charge in _round([device_entry, server_entry]))
-    return _Costs(_round(device), _round(server), _round(upload), *entries)
+    device_entry, server_entry = map(
+        int, _round(np.array([price.device_entry, price.server_entry]))
+    )
+    sides = _round(price.device), _round(price.server), _round(price.upload)
+    return _Costs(*sides, device_entry, server_entry)
 
 
-def _round(costs: Sequence[float]) -> _Capacities:
-    return np.rint(np.array(costs, np.float64) * _UNITS_PER_MILLI).astype(np.int64)
+def _round(costs: Array) -> _Capacities:
+    return np.rint(costs * _UNITS_PER_MILLI).astype(np.int64)
 
 
 def _solve(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import msgspec
 
@@ -32,8 +33,20 @@ class Workload(msgspec.Struct, frozen=True):
     features: dict[str, float]
 
 
+class Described(tuple[Layer, ...]):
+    """All layers of a model, which are described once for all who ask."""
+
+    @cached_property
+    def workloads(self) -> list[Workload]:
+        return _describe(self)
+
+
 def describe(layers: Sequence[Layer]) -> list[Workload]:
     """The workloads of all layers of a model, in the order in which they run."""
+    return layers.workloads if isinstance(layers, Described) else _describe(layers)
+
+
+def _describe(layers: Sequence[Layer]) -> list[Workload]:
     around = Surroundings(layers)
     return [
         Workload(layer.kind, family(layer), _features(layer) | around.features(position))

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TypeAlias
 
+from partc.cost import LATENCY, Cost, energy
 from partc.graph import Layer
-from partc.plan import Objective, Plan, Side
+from partc.plan import Plan, Side
 from partc.report.decision import Decision
 from partc.targets.families import family
 
@@ -73,7 +74,7 @@ def add_errors(errors: Iterable[tuple[_Source, float]]) -> float:
 def plan_error(decision: Decision, plan: Plan) -> PlanError:
     """How sure a plan's costs are, the link's terms being taken as given."""
     cost = decision.cost(plan)
-    times = list(_errors(decision, plan, Objective.LATENCY))
+    times = list(_errors(decision, plan, LATENCY))
     device, server = (
         add_errors(pair for pair in times if pair[0][0] is side)
         for side in (Side.DEVICE, Side.SERVER)
@@ -82,7 +83,9 @@ def plan_error(decision: Decision, plan: Plan) -> PlanError:
         device=_relative(device, cost.device_ms),
         server=_relative(server, cost.server_ms),
         latency=_relative(add_errors(times), cost.latency_ms),
-        energy=_relative(add_errors(_errors(decision, plan, Objective.ENERGY)), cost.energy_mj),
+        energy=_relative(
+            add_errors(_errors(decision, plan, energy(decision.power))), cost.energy_mj
+        ),
     )
 
 
@@ -102,29 +105,28 @@ def find_contest(decision: Decision) -> Contest | None:
 
 def _contest(decision: Decision, title: str, plan: Plan) -> Contest:
     """Layers that lie on the same side in both plans are the same in both and so never count."""
-    objective = decision.objective
-    value, best = (decision.cost(each).value(objective) for each in (plan, decision.plan))
-    subtracted = ((source, -error) for source, error in _errors(decision, decision.plan, objective))
-    error = add_errors(chain(_errors(decision, plan, objective), subtracted))
-    return Contest(title, value - best, error)
+    errors = _errors(decision, plan, decision.aim.largest(plan, decision.conditions))
+    best = decision.aim.largest(decision.plan, decision.conditions)
+    subtracted = ((source, -error) for source, error in _errors(decision, decision.plan, best))
+    margin = decision.value(plan) - decision.value(decision.plan)
+    return Contest(title, margin, add_errors(chain(errors, subtracted)))
 
 
-def _errors(
-    decision: Decision, plan: Plan, objective: Objective
-) -> Iterator[tuple[_Source, float]]:
-    """What every layer adds to a plan's uncertainty, in ms or mJ."""
+def _errors(decision: Decision, plan: Plan, cost: Cost) -> Iterator[tuple[_Source, float]]:
+    """What every layer adds to the uncertainty of a plan's cost, in ms or mJ."""
     cut = plan.cut
     for layer in decision.graph.layers:
         side = cut.side(layer)
-        yield (side, family(layer)), _error(decision, layer, side, objective)
+        yield (side, family(layer)), _error(decision, layer, side, cost)
 
 
-def _error(decision: Decision, layer: Layer, side: Side, objective: Objective) -> float:
-    cost, latency = layer.annotated_cost, objective is Objective.LATENCY
+def _error(decision: Decision, layer: Layer, side: Side, cost: Cost) -> float:
+    known = layer.annotated_cost
     if side is Side.DEVICE:
-        return cost.device_error * (cost.device_ms if latency else cost.device_mj)
-    waiting_ms = cost.server_error * cost.server_ms * decision.conditions.load
-    return waiting_ms if latency else waiting_ms * decision.power.idle_watts
+        return known.device_error * (
+            cost.device_ms * known.device_ms + cost.device_mj * known.device_mj
+        )
+    return known.server_error * cost.server_ms * known.server_ms * decision.conditions.load
 
 
 def _relative(error: float, cost: float) -> float:

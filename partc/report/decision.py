@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from partc.cost import Aim, aim_of
 from partc.errors import GraphError
 from partc.graph import Layer, LayerGraph, Tensor
 from partc.plan import Conditions, DevicePower, Objective, Plan, Side
@@ -31,10 +32,6 @@ class PlanCost:
     @property
     def latency_ms(self) -> float:
         return self.device_ms + self.transfer_ms + self.server_ms
-
-    def value(self, objective: Objective) -> float:
-        """What an objective minimises."""
-        return self.latency_ms if objective is Objective.LATENCY else self.energy_mj
 
 
 LATENCY_TERMS: Mapping[str, Callable[[PlanCost], float]] = {
@@ -92,6 +89,10 @@ class Decision:
         device_only: The plan that leaves every layer on the device.
         server_only: The plan that sends the model's inputs away.
         server_busy: How many other requests the server is expected to compute at once.
+        ms_per_mj: What a weighted objective takes a millijoule to be worth.
+        gap: How much better than the chosen plan another one may be, relative to it, if the
+            planner could not prove that none is.
+        keeping: What it had to keep, as a user says it.
 
     Raises:
         GraphError: A plan does not place the graph's layers, or one that is said to use one
@@ -109,6 +110,9 @@ class Decision:
     device_only: Plan
     server_only: Plan
     server_busy: float = 0.0
+    ms_per_mj: float = 0.0
+    gap: float = 0.0
+    keeping: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         names = {layer.name for layer in self.graph.layers}
@@ -129,6 +133,15 @@ class Decision:
 
     def cost(self, plan: Plan) -> PlanCost:
         return plan_cost(plan, self.conditions, self.power)
+
+    @property
+    def aim(self) -> Aim:
+        """What the plan was chosen to minimise."""
+        return aim_of(self.objective, self.power, self.ms_per_mj)
+
+    def value(self, plan: Plan) -> float:
+        """What the objective makes of a plan."""
+        return self.aim.of(plan, self.conditions)
 
     def machine(self, side: Side) -> str:
         """The name of the machine on a side."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from partc.graph import LayerGraph
 from partc.plan import Cut, Side
+from partc.quantities import format_nbytes
 from partc.report.drawing import Edge, Node, Role, draw
-from partc.report.units import format_nbytes
 
 _FILL = {None: "#eeeeee", Side.DEVICE: "#cfe3f7", Side.SERVER: "#fbdcb8"}
 

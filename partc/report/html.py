@@ -11,12 +11,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from partc.graph import LayerGraph
 from partc.plan import Cut, Plan
+from partc.quantities import format_count, format_error, format_mj, format_ms, format_nbytes
 from partc.report.certainty import PlanError, plan_error
 from partc.report.decision import LATENCY_TERMS, Decision, PlanCost
 from partc.report.drawing import Edge, Node, draw
 from partc.report.layout import Layout, Point, layered_layout
 from partc.report.summary import EXTRAPOLATED, describe_extrapolation, headline, premises
-from partc.report.units import format_count, format_error, format_mj, format_ms, format_nbytes
 
 # The picture's measures, in pixels.
 _BOX_WIDTH, _BOX_HEIGHT = 176, 42

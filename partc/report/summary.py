@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from partc.graph import LayerGraph
 from partc.plan import DevicePower, Objective, Side
+from partc.quantities import format_error, format_mj, format_ms
 from partc.report.certainty import find_contest, plan_error
 from partc.report.decision import Decision
-from partc.report.units import format_error, format_mj, format_ms
 
 EXTRAPOLATED = "*"
 """Marks the time of a layer on a side where it is extrapolated."""
@@ -22,20 +22,49 @@ def headline(decision: Decision) -> str:
 
 def premises(decision: Decision) -> tuple[str, ...]:
     """What the decision rests on, and whether that is enough, a sentence a line."""
-    energy = decision.objective is Objective.ENERGY
-    power = describe_power(decision.power) if energy else ()
-    server = describe_load(decision)
-    return (describe_conditions(decision), *server, *power, *describe_contest(decision))
+    draws = any(cost.device_mj for cost in decision.aim.costs)
+    power = describe_power(decision.power) if draws else ()
+    return (
+        describe_conditions(decision),
+        *describe_load(decision),
+        *power,
+        *describe_limits(decision),
+        *describe_contest(decision),
+    )
 
 
 def describe_conditions(decision: Decision) -> str:
     """What is minimised, and what the network is expected to be like."""
-    given = decision.conditions
+    given, aim = decision.conditions, _AIMS[decision.objective]
+    worth = f", a mJ taken for {decision.ms_per_mj:g} ms" if decision.ms_per_mj else ""
     return (
-        f"least {decision.objective.value} over {decision.link}: "
+        f"{aim}{worth} over {decision.link}: "
         f"{given.uplink_mbps:g} Mbps up, {given.downlink_mbps:g} Mbps down, "
         f"{given.round_trip_ms:g} ms round trip"
     )
+
+
+_AIMS = {
+    Objective.LATENCY: "least latency",
+    Objective.ENERGY: "least energy",
+    Objective.WEIGHTED: "least latency and energy",
+    Objective.THROUGHPUT: "highest throughput",
+}
+
+
+def describe_limits(decision: Decision) -> tuple[str, ...]:
+    """What the plan had to keep, how many requests it can take, and whether it is the best."""
+    lines: list[str] = []
+    if decision.keeping:
+        lines.append(f"keeping {', '.join(decision.keeping)}")
+    if decision.objective is Objective.THROUGHPUT:
+        lines.append(
+            f"a request every {format_ms(decision.value(decision.plan))} at most, one in each of "
+            "device, transfer and server at a time"
+        )
+    if decision.gap:
+        lines.append(f"not proven to be the best: {decision.gap:.1%} less may be possible")
+    return tuple(lines)
 
 
 def describe_load(decision: Decision) -> tuple[str, ...]:
@@ -67,7 +96,7 @@ def describe_contest(decision: Decision) -> tuple[str, ...]:
     contest = find_contest(decision)
     if contest is None or not contest.is_close:
         return ()
-    form = format_ms if decision.objective is Objective.LATENCY else format_mj
+    form = format_mj if decision.aim.unit == "mJ" else format_ms
     return (
         f"close call: {contest.title} takes {form(contest.margin)} more, "
         f"give or take {form(contest.error)}; profile or --measure to be sure",

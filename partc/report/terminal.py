@@ -12,11 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from partc.graph import Layer, LayerCost, LayerGraph
-from partc.plan import Cut, Side
+from partc.plan import Cut, Objective, Side
+from partc.quantities import format_error
 from partc.report.certainty import plan_error
 from partc.report.decision import LATENCY_TERMS, Decision
 from partc.report.summary import EXTRAPOLATED, describe_extrapolation, headline, premises
-from partc.report.units import format_error
 
 _PIPED_WIDTH = 160
 _STYLE = {Side.DEVICE: "blue", Side.SERVER: "dark_orange"}
@@ -71,7 +71,7 @@ def _plan_table(decision: Decision) -> Table:
     plans = decision.plans.values()
     costs = [decision.cost(plan) for plan in plans]
     errors = [plan_error(decision, plan) for plan in plans]
-    best = [cost.value(decision.objective) for cost in costs]
+    best = [decision.value(plan) for plan in plans]
     titles = ((f">{title}", ">error") for title in decision.plans)
     table = _table(None, "plan", *chain.from_iterable(titles))
     table.add_row("device layers", *_sure(str(len(plan.device_layers)) for plan in plans))
@@ -88,7 +88,9 @@ def _plan_table(decision: Decision) -> Table:
     energies = _unsure((cost.energy_mj for cost in costs), (error.energy for error in errors))
     table.add_row("energy mJ", *energies)
     ratios = _sure(f"{value / best[0]:.2f}" if best[0] else "-" for value in best)
-    table.add_row(f"{decision.objective.value} / chosen", *ratios)
+    slowest = decision.objective is Objective.THROUGHPUT
+    aim = "slowest stage" if slowest else decision.objective.value
+    table.add_row(f"{aim} / chosen", *ratios)
     return table
 
 

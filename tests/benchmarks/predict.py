@@ -26,17 +26,19 @@ from rich.console import Console
 from rich.table import Table
 
 from partc.compiler import lower
+from partc.cost import LATENCY
 from partc.frontends.onnx import import_onnx
 from partc.graph import Layer, LayerGraph
 from partc.passes.annotate import annotate
 from partc.passes.cut import find_cut
-from partc.plan import Objective, make_plan
+from partc.passes.price import price
+from partc.plan import make_plan
 from partc.profiler.command import describe_profile
 from partc.profiler.session import profile_machine
 from partc.profiler.stopwatch import PASSES, RUNS, LoadedNetwork, compile_timed, connect
 from partc.report.terminal import report_console
-from partc.targets.features import describe
-from partc.targets.link import device_power, load_link
+from partc.targets.features import Described, describe
+from partc.targets.link import load_link
 from partc.targets.neurosurgeon import Neurosurgeon
 from partc.targets.predictor import Prediction, Predictor, Roofline
 from partc.targets.profile import Measured, Profile
@@ -281,7 +283,6 @@ def _share_of_best(
 ) -> float:
     near, far = device.models[position], server.models[position]
     link, watts = load_link(link_name), device.target.busy_watts
-    power = device_power(device.target, link)
     measured = annotate(near.graph, Oracle(near.layers_ms), Oracle(far.layers_ms), watts)
     predicted = annotate(
         near.graph,
@@ -291,7 +292,7 @@ def _share_of_best(
     )
 
     def latency_ms(graph: LayerGraph) -> float:
-        cut = find_cut(graph, link.conditions, power, Objective.LATENCY)
+        cut = find_cut(graph, price(graph, LATENCY, link.conditions))
         return make_plan(measured, cut).latency_ms(link.conditions)
 
     return latency_ms(measured) / latency_ms(predicted)
@@ -307,8 +308,9 @@ def prediction_ms(device: Machine, server: Machine) -> float:
 
     def predict() -> float:
         started = time.perf_counter()
+        described = Described(layers)
         for machine in (device, server):
-            machine.predictors["regression"].predict(layers)
+            machine.predictors["regression"].predict(described)
         return (time.perf_counter() - started) * 1e3
 
     # Whatever else is in this process would be walked through by the garbage collector.

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from partc.codegen.halves import build_half
-from partc.compiler import decide, lower_model
+from partc.compiler import lower_model
 from partc.goal import make_goal
 from partc.graph import LayerGraph
 from partc.passes.segment import build_plan_table
 from partc.plan import Cut, NamedPlan, PlanTable, Side
+from partc.planner import decide
 from partc.runtime.spec import ArtifactSpec
 from partc.targets.target import load_target
 

@@ -11,11 +11,12 @@ from msgspec import structs
 
 import partc
 from partc.bundle import Bundle, open_bundle
-from partc.compiler import compile_model, decide, lower_model, plan_model
+from partc.compiler import compile_model, lower_model, plan_model
 from partc.errors import BundleError, CompilerError, PartcError, TargetError
 from partc.goal import Goal, make_goal
 from partc.manifest import hash_files
 from partc.plan import Objective
+from partc.planner import decide
 from partc.targets.target import Target
 
 
@@ -106,7 +107,7 @@ def test_progress_names_every_step(tiny_model: Path, tmp_path: Path, goal: Goal)
 def test_every_link_has_its_plan_and_the_first_is_the_default(
     tiny_model: Path, tmp_path: Path
 ) -> None:
-    goal = make_goal("native", "native", ["wifi", "ethernet"])
+    goal = make_goal("native", "native", link=["wifi", "ethernet"])
     compile_model(tiny_model, goal, tmp_path / "out")
     manifest = open_bundle(tmp_path / "out").manifest
     assert [link.name for link in manifest.links] == ["wifi", "ethernet"]
@@ -154,7 +155,7 @@ def test_an_old_bundle_survives_a_failure_and_not_a_success(
     place = tmp_path / "out"
     compile_model(tiny_model, goal, place)
     before = hash_files(place)
-    pinned = replace(goal, pins=make_goal("native", pins={"stem": "device"}).pins)
+    pinned = replace(goal, constraints=make_goal("native", pins={"stem": "device"}).constraints)
 
     def interrupt(message: str) -> None:
         if message.startswith("Verifying"):
@@ -167,7 +168,7 @@ def test_an_old_bundle_survives_a_failure_and_not_a_success(
         compile_model("missing.onnx", pinned, place)
     assert hash_files(place) == before
     compile_model(tiny_model, pinned, place)
-    assert open_bundle(place).manifest.pins == pinned.pins
+    assert open_bundle(place).manifest.constraints == pinned.constraints
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 

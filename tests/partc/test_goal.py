@@ -14,18 +14,20 @@ from partc.targets.target import load_target, write_target
 
 
 def test_names_are_looked_up() -> None:
-    goal = make_goal("jetson", "x86-64", ["lte", "wifi"], "energy", {"stem*": "device"})
+    goal = make_goal(
+        "jetson", "x86-64", link=["lte", "wifi"], objective="energy", pins={"stem*": "device"}
+    )
     assert (goal.target.name, goal.server.name) == ("jetson-agx-orin", "x86-64")
     assert [link.name for link in goal.links] == ["lte", "wifi"]
     assert goal.objective is Objective.ENERGY
-    assert goal.pins == (("stem*", Side.DEVICE),)
-    assert isinstance(goal.pins[0][1], Side)
+    assert goal.constraints.pins == (("stem*", Side.DEVICE),)
+    assert isinstance(goal.constraints.pins[0][1], Side)
 
 
 def test_defaults_are_those_of_the_command_line() -> None:
     goal = make_goal("native")
     assert (goal.server.name, goal.links[0].name) == ("x86-64-v3", "wifi")
-    assert (goal.objective, goal.pins) == (Objective.LATENCY, ())
+    assert (goal.objective, goal.constraints.pins) == (Objective.LATENCY, ())
 
 
 def test_a_link_named_twice_counts_once() -> None:
@@ -48,7 +50,11 @@ def test_files_are_read(tmp_path: Path) -> None:
         ({"server": "jetsn"}, TargetError, "did you mean 'jetson'"),
         ({"link": "string"}, TargetError, "no link is called 'string'"),
         ({"link": []}, PartcError, "needs at least one link; `partc links` lists them"),
-        ({"objective": "beauty"}, PartcError, "objective is latency or energy, not 'beauty'"),
+        (
+            {"objective": "beauty"},
+            PartcError,
+            "objective is one of latency, energy, weighted, throughput, not 'beauty'",
+        ),
         (
             {"pins": {"stem*": "moon"}},
             PartcError,

@@ -21,8 +21,14 @@ PACKAGES = {  # package: its folder
 
 # What only some modules may import; other libraries are free, except to a self-contained rule.
 GUARDED = ("partc", "tvm", "torch", "onnx", "onnxruntime", "onnxslim")
-CORE = ("partc.errors", "partc.graph", "partc.plan")
-DECIDING = ("partc.passes.annotate", "partc.passes.cut", "partc.passes.segment", "partc.targets")
+CORE = ("partc.errors", "partc.graph", "partc.plan", "partc.cost", "partc.quantities")
+DECIDING = (
+    *(
+        f"partc.passes.{name}"
+        for name in ("annotate", "cut", "envelope", "limited", "memory", "pins", "price", "segment")
+    ),
+    "partc.targets",
+)
 SIBLING = ".[!.]*"  # a relative import from the same package
 
 
@@ -54,6 +60,8 @@ RULES = (
     Rule(("partc.errors",), ()),
     Rule(("partc.graph",), ("partc.errors",)),
     Rule(("partc.plan",), ("partc.errors", "partc.graph")),
+    Rule(("partc.cost",), ("partc.plan",)),
+    Rule(("partc.quantities",), ("partc.errors",)),
     Rule(DECIDING, (*CORE, *DECIDING)),
     Rule(("partc.passes",), (*CORE, "partc.passes", "tvm")),
     Rule(

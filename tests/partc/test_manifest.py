@@ -14,6 +14,7 @@ import pytest
 from partc.bundle import Bundle
 from partc.errors import BundleError
 from partc.manifest import Manifest, hash_files, manifest_json, read_manifest, written_files
+from partc.plan import Side
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def test_it_says_what_was_compiled(tiny_bundle: Bundle) -> None:
     assert [segment.layers for segment in manifest.segments] == [("stem",), ("head",)]
     assert [(link.name, link.plan) for link in manifest.links] == [("wifi", "cut-1")]
     assert manifest.default_plan == "cut-1"
-    assert manifest.pins == (("stem", "device"), ("head", "server"))
+    assert manifest.constraints.pins == (("stem", Side.DEVICE), ("head", Side.SERVER))
 
 
 def test_it_lists_every_file_but_itself(tiny_bundle: Bundle, tmp_path: Path) -> None:
@@ -140,8 +141,8 @@ def test_other_json_is_refused(copy: Path, text: bytes) -> None:
 
 
 def test_another_version_is_named_even_if_it_has_other_fields(copy: Path) -> None:
-    change(copy, lambda document: document.update(schema_version=2, signature="…"))
-    with pytest.raises(BundleError, match="has manifest version 2, this partc reads 1; compile"):
+    change(copy, lambda document: document.update(schema_version=3, signature="…"))
+    with pytest.raises(BundleError, match="has manifest version 3, this partc reads 2; compile"):
         read_manifest(copy)
 
 

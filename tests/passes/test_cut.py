@@ -18,10 +18,14 @@ from strategies import (
     tiny_graph,
 )
 
+from partc.cost import LATENCY, energy
 from partc.errors import GraphError, InfeasibleError, TargetError
 from partc.graph import LayerCost, LayerGraph
-from partc.passes.cut import find_cut, resolve_pins
+from partc.passes import cut as cut_pass
+from partc.passes.pins import resolve_pins
+from partc.passes.price import price
 from partc.plan import (
+    FREE_ENTRY,
     Conditions,
     Cut,
     DevicePower,
@@ -35,6 +39,18 @@ from partc.plan import (
 # At 8 Mbit/s a kilobyte takes a millisecond.
 LINK = Conditions(uplink_mbps=8, downlink_mbps=8, round_trip_ms=0)
 POWER = DevicePower(busy_watts=2, idle_watts=1, upload_watts=3, download_watts=2)
+
+
+def find_cut(
+    graph: LayerGraph,
+    at: Conditions,
+    power: DevicePower,
+    objective: Objective = Objective.LATENCY,
+    pins: Mapping[str, Side] = {},
+    entry: EntryCharges = FREE_ENTRY,
+) -> Cut:
+    cost = LATENCY if objective is Objective.LATENCY else energy(power)
+    return cut_pass.find_cut(graph, price(graph, cost, at, entry), pins)
 
 
 @dataclass(frozen=True)
@@ -476,7 +492,7 @@ def test_patterns_that_disagree() -> None:
         resolve_pins(_named("conv1", "fc"), [("conv*", Side.DEVICE), ("*1", Side.SERVER)])
     assert str(error.value) == (
         "layer 'conv1' cannot run on both sides: pin 'conv*' puts it on the device and "
-        "pin '*1' on the server; narrow one of the two patterns"
+        "pin '*1' on the server; narrow one of the two"
     )
 
 

@@ -17,9 +17,18 @@ def test_the_terms_add_up_to_the_plans_latency(decision: Decision) -> None:
 
 
 def test_an_objective_reads_its_own_value(decision: Decision) -> None:
-    cost = decision.cost(decision.plan)
-    assert cost.value(Objective.LATENCY) == cost.latency_ms
-    assert cost.value(Objective.ENERGY) == cost.energy_mj
+    plan, cost = decision.plan, decision.cost(decision.plan)
+    weighted = cost.latency_ms + 0.5 * cost.energy_mj
+    slowest_ms = max(cost.device_ms, cost.upload_ms + cost.download_ms, cost.server_ms)
+    expected = {
+        Objective.LATENCY: (cost.latency_ms, "ms"),
+        Objective.ENERGY: (cost.energy_mj, "mJ"),
+        Objective.WEIGHTED: (weighted, "ms"),
+        Objective.THROUGHPUT: (slowest_ms, "ms"),
+    }
+    for objective, (value, unit) in expected.items():
+        aiming = replace(decision, objective=objective, ms_per_mj=0.5)
+        assert (aiming.value(plan), aiming.aim.unit) == (pytest.approx(value), unit)
 
 
 def test_crossings_name_the_layers_at_both_ends(decision: Decision) -> None:

@@ -1,6 +1,31 @@
-"""Numbers as people read them."""
+"""Numbers with units, as people write and read them."""
 
 from __future__ import annotations
+
+import re
+
+from partc.errors import PartcError
+
+_PREFIXES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9}
+_PREFIXES |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+_NBYTES = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(|[kKMG]|[KMG]i)B\s*")
+
+
+def parse_nbytes(option: str, text: str) -> int:
+    """A size such as ``150kB``, ``2 MB`` or ``1.5GiB``.
+
+    Args:
+        option: What the size was given for, to name it in an error.
+        text: A number and a unit; ``kB`` and ``KB`` are 1000 bytes, ``KiB`` is 1024.
+
+    Raises:
+        PartcError: The text is no size.
+    """
+    found = _NBYTES.fullmatch(text)
+    if not found:
+        raise PartcError(f"{option} is a size such as 150kB, 2MB or 1.5GiB, not {text!r}")
+    number, prefix = found.groups()
+    return round(float(number) * _PREFIXES[prefix])
 
 
 def format_nbytes(nbytes: int) -> str:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from partc.report.units import format_count, format_error, format_mj, format_ms, format_nbytes
+from partc.quantities import format_count, format_error, format_mj, format_ms, format_nbytes
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,151 @@
+"""The planner: from a layer graph and a goal to a decision for each link."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from partc.cost import LATENCY, SERVER_TIME, UPLOAD_NBYTES, Cost, aim_of, energy
+from partc.goal import Constraints, Goal
+from partc.graph import LayerGraph
+from partc.passes.annotate import annotate, entry_charges
+from partc.passes.limited import Limit, Limits, Optimum, find_limited_cut
+from partc.passes.pins import resolve_pins
+from partc.passes.price import Price, price
+from partc.plan import Conditions, Cut, DevicePower, EntryCharges, Objective, Plan, make_plan
+from partc.quantities import format_nbytes
+from partc.report.decision import Decision
+from partc.targets.link import Link, device_power
+from partc.targets.predictor import Predictor, predictor_for
+from partc.targets.target import Target
+
+Progress = Callable[[str], None]
+
+
+def decide(
+    graph: LayerGraph, goal: Goal, progress: Progress = lambda _: None
+) -> tuple[Decision, ...]:
+    """The best plan for each link.
+
+    Args:
+        graph: Layers, without costs.
+        goal: What to plan for.
+        progress: Called with a line of text as each step starts.
+
+    Raises:
+        InfeasibleError: No plan keeps the constraints; says which of them clash.
+    """
+    device = _predictor(graph, goal, goal.target, goal.rpc, progress)
+    server = _predictor(graph, goal, goal.server, None, progress)
+    cold_shares = (goal.target.cold_share, goal.server.cold_share)
+    annotated = annotate(graph, device, server, goal.target.busy_watts, *cold_shares)
+    return tuple(_decide(_Case(annotated, goal, link)) for link in goal.links)
+
+
+def _predictor(
+    graph: LayerGraph, goal: Goal, target: Target, address: str | None, progress: Progress
+) -> Predictor:
+    if not goal.measure:
+        return predictor_for(target)
+    progress(f"Measuring {len(graph.layers)} layers on {target.name}")
+    # What it needs takes a second to load.
+    from partc.profiler.own import OwnLayers
+
+    return OwnLayers(graph, target, address)
+
+
+@dataclass(frozen=True)
+class _Case:
+    """What to plan, for one link."""
+
+    graph: LayerGraph
+    goal: Goal
+    link: Link
+
+    @property
+    def conditions(self) -> Conditions:
+        return self.goal.conditions(self.link)
+
+    @property
+    def power(self) -> DevicePower:
+        return device_power(self.goal.target, self.link)
+
+    @property
+    def entry(self) -> EntryCharges:
+        return entry_charges(self.goal.target, self.goal.server)
+
+    def price(self, cost: Cost) -> Price:
+        return price(self.graph, cost, self.conditions, self.entry)
+
+    def plan(self, cut: Cut) -> Plan:
+        return make_plan(self.graph, cut, self.entry)
+
+
+def _decide(case: _Case) -> Decision:
+    goal, graph, wanted = case.goal, case.graph, case.goal.constraints
+    limits = _limits(case)
+    objective, optimum = _choose(case, limits)
+    return Decision(
+        graph=graph,
+        objective=objective,
+        target=goal.target.name,
+        server=goal.server.name,
+        link=case.link.name,
+        conditions=case.conditions,
+        power=case.power,
+        plan=case.plan(optimum.cut),
+        device_only=case.plan(Cut.device_only()),
+        server_only=case.plan(Cut.server_only(graph)),
+        server_busy=goal.server_busy,
+        ms_per_mj=goal.ms_per_mj,
+        gap=optimum.gap,
+        keeping=(*limits.names, *(f"--private-until {each}" for each in wanted.private_until)),
+    )
+
+
+def _choose(case: _Case, limits: Limits) -> tuple[Objective, Optimum]:
+    """The best cut; for throughput instead of latency if that is what it takes to keep up.
+
+    As in DADS (Hu, Bao, Wang and Liu, INFOCOM 2019), where a rate decides between the modes for
+    light and heavy load.
+    """
+    objective = case.goal.objective
+    optimum = _best(case, objective, limits)
+    if objective is not Objective.LATENCY or not case.goal.rate_hz:
+        return objective, optimum
+    stages = aim_of(Objective.THROUGHPUT, case.power)
+    slowest_ms = stages.of(case.plan(optimum.cut), case.conditions)
+    if slowest_ms < 1e3 / case.goal.rate_hz:
+        return objective, optimum
+    return Objective.THROUGHPUT, _best(case, Objective.THROUGHPUT, limits)
+
+
+def _best(case: _Case, objective: Objective, limits: Limits) -> Optimum:
+    aim = aim_of(objective, case.power, case.goal.ms_per_mj)
+    return find_limited_cut(case.graph, [case.price(cost) for cost in aim.costs], limits)
+
+
+def _limits(case: _Case) -> Limits:
+    """What a goal's constraints are for a graph."""
+    wanted = case.goal.constraints
+    return Limits(
+        costs=tuple(_cost_limits(case, wanted)),
+        pins=resolve_pins(case.graph, wanted.pins, wanted.private_until),
+        device_nbytes=wanted.device_nbytes,
+        must_split=wanted.split,
+    )
+
+
+def _cost_limits(case: _Case, wanted: Constraints) -> Iterable[Limit]:
+    if wanted.deadline_ms is not None:
+        name = f"--deadline {wanted.deadline_ms:g} ms"
+        yield Limit(name, case.price(LATENCY), wanted.deadline_ms, "ms")
+    if wanted.energy_mj is not None:
+        name = f"--max-energy {wanted.energy_mj:g} mJ"
+        yield Limit(name, case.price(energy(case.power)), wanted.energy_mj, "mJ")
+    if wanted.server_ms is not None:
+        name = f"--max-server-time {wanted.server_ms:g} ms"
+        yield Limit(name, case.price(SERVER_TIME), wanted.server_ms, "ms")
+    if wanted.upload_nbytes is not None:
+        name = f"--max-upload {format_nbytes(wanted.upload_nbytes)}"
+        yield Limit(name, case.price(UPLOAD_NBYTES), wanted.upload_nbytes, "bytes")

@@ -1,0 +1,124 @@
+"""Pins: the side on which a user wants a layer to be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+
+from partc.errors import GraphError, InfeasibleError
+from partc.graph import LayerGraph
+from partc.plan import Side
+
+_LONGEST_PATH_SHOWN = 8
+
+
+_KIND = "kind:"
+
+
+def resolve_pins(
+    graph: LayerGraph,
+    patterns: Sequence[tuple[str, Side]],
+    private_until: Sequence[str] = (),
+) -> dict[str, Side]:
+    """The side of every layer that has to be on one.
+
+    Args:
+        graph: The graph whose layers are matched.
+        patterns: Shell patterns (``*``, ``?``, ``[…]``) or plain names of layers, or, behind
+            ``kind:``, of their kinds; with their sides.
+        private_until: Layers. What they read, directly or through others, stays on the device,
+            and so do all layers that read it.
+
+    Raises:
+        InfeasibleError: A pattern matches no layer, or two disagree on one.
+    """
+    wishes = [
+        (f"pin {pattern!r}", side, _matching_layers(graph, pattern, "pin"))
+        for pattern, side in patterns
+    ]
+    wishes += [
+        (f"--private-until {pattern!r}", Side.DEVICE, _readers_upstream(graph, pattern))
+        for pattern in private_until
+    ]
+    chosen: dict[str, tuple[str, Side]] = {}
+    for reason, side, names in wishes:
+        for name in names:
+            first, first_side = chosen.setdefault(name, (reason, side))
+            if first_side is not side:
+                raise InfeasibleError(
+                    f"layer {name!r} cannot run on both sides: {first} puts it on the "
+                    f"{first_side.value} and {reason} on the {side.value}; narrow one of the two"
+                )
+    return {name: side for name, (_, side) in chosen.items()}
+
+
+def _matching_layers(graph: LayerGraph, pattern: str, what: str) -> list[str]:
+    # A name may itself hold brackets, so a pattern also matches the layer it spells exactly.
+    found = [
+        layer.name
+        for layer in graph.layers
+        if layer.name == pattern
+        or fnmatchcase(layer.name, pattern)
+        or (pattern.startswith(_KIND) and fnmatchcase(layer.kind, pattern[len(_KIND) :]))
+    ]
+    if not found:
+        known = {_KIND + layer.kind for layer in graph.layers} | graph.by_name.keys()
+        near = get_close_matches(pattern.replace("*", ""), sorted(known))
+        hint = f"did you mean {' or '.join(near)}?" if near else "partc inspect lists the layers"
+        raise InfeasibleError(f"{what} {pattern!r} matches no layer of {graph.name!r}; {hint}")
+    return found
+
+
+def _readers_upstream(graph: LayerGraph, pattern: str) -> list[str]:
+    """Every layer that reads something upstream of the layers that match."""
+    last = set(_matching_layers(graph, pattern, "--private-until"))
+    private: set[str] = set()
+    for layer in reversed(graph.layers):
+        if layer.name in last or any(tensor.name in private for tensor in layer.outputs):
+            private.update(tensor.name for tensor in layer.inputs)
+    return [
+        layer.name
+        for layer in graph.layers
+        if layer.name in last or any(tensor.name in private for tensor in layer.inputs)
+    ]
+
+
+def check_pins(graph: LayerGraph, pins: Mapping[str, Side]) -> None:
+    """Refuse pins that send a tensor back from the server to the device.
+
+    Raises:
+        GraphError: A pin names no layer.
+        InfeasibleError: A layer pinned to the device depends on one pinned to the server.
+    """
+    unknown = pins.keys() - graph.by_name.keys()
+    if unknown:
+        raise GraphError(f"the pins name layers that {graph.name!r} lacks: {sorted(unknown)}")
+    parents: dict[str, str | None] = {}  # of the layers that the pins force onto the server
+    for layer in graph.layers:
+        makers = (graph.producers.get(tensor.name) for tensor in layer.inputs)
+        parent = next((maker.name for maker in makers if maker and maker.name in parents), None)
+        if parent and pins.get(layer.name) is Side.DEVICE:
+            path = _path_to(parent, parents)
+            raise InfeasibleError(
+                f"layer {layer.name!r} is pinned to the device but depends on {path[0]!r}, which "
+                f"is pinned to the server ({_shorten([*path, layer.name])}), and nothing returns "
+                "from the server to device layers; drop one of the two pins"
+            )
+        if parent or pins.get(layer.name) is Side.SERVER:
+            parents[layer.name] = parent
+
+
+def _path_to(name: str | None, parents: Mapping[str, str | None]) -> list[str]:
+    path: list[str] = []
+    while name:
+        path.append(name)
+        name = parents[name]
+    return path[::-1]
+
+
+def _shorten(path: Sequence[str]) -> str:
+    if len(path) > _LONGEST_PATH_SHOWN:
+        half = _LONGEST_PATH_SHOWN // 2
+        path = [*path[:half], "…", *path[-half:]]
+    return " -> ".join(path)

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import all_cuts, any_costs, entry_charges, layer_graphs, tiny_graph
+
+from partc.cost import LATENCY
+from partc.errors import PartcError
+from partc.graph import LayerGraph
+from partc.passes.cut import find_cut
+from partc.passes.envelope import ConditionRange, Envelope, find_envelope
+from partc.passes.price import price
+from partc.plan import Conditions, Cut, EntryCharges, make_plan
+
+CHAIN = tiny_graph({"x": 20, "t": 2, "y": 1}, {"a": ("x -> t", 5, 1), "b": ("t -> y", 30, 3)}, "y")
+
+
+def envelope(graph: LayerGraph, conditions: ConditionRange, entry: EntryCharges) -> Envelope:
+    def find(at: Conditions) -> Cut:
+        return find_cut(graph, price(graph, LATENCY, at, entry))
+
+    return find_envelope(graph, find, lambda _: LATENCY, conditions, entry)
+
+
+def _interval(low: float, high: float) -> st.SearchStrategy[tuple[float, float]]:
+    some = st.tuples(st.floats(low, high), st.floats(low, high)).map(
+        lambda ends: (min(ends), max(ends))
+    )
+    return st.one_of(some, st.floats(low, high).map(lambda value: (value, value)))
+
+
+ranges = st.builds(
+    ConditionRange, _interval(0.1, 100), _interval(0.1, 100), _interval(0, 30), _interval(0.5, 4)
+)
+
+
+@given(layer_graphs(any_costs, max_layers=6), ranges, entry_charges())
+def test_it_is_the_best_of_a_grid(
+    graph: LayerGraph, conditions: ConditionRange, entry: EntryCharges
+) -> None:
+    found = envelope(graph, conditions, entry)
+    plans = [make_plan(graph, cut, entry) for cut in all_cuts(graph)]
+    for point in product(np.linspace(0, 1, 4), repeat=len(conditions.varying)):
+        at = conditions.at(point)
+        best = min(plan.latency_ms(at) for plan in plans)
+        known = min(winner.plan.latency_ms(at) for winner in found.winners)
+        assert known == pytest.approx(best, rel=1e-6, abs=1e-5)
+
+
+@given(layer_graphs(any_costs, max_layers=6), ranges, entry_charges())
+def test_plans_win_in_all_of_the_range_together(
+    graph: LayerGraph, conditions: ConditionRange, entry: EntryCharges
+) -> None:
+    found = envelope(graph, conditions, entry)
+    assert sum(winner.share for winner in found.winners) >= 1 - 1e-4
+    for winner in found.winners:
+        for corner in winner.corners:
+            least = min(other.plan.latency_ms(corner) for other in found.winners)
+            assert winner.plan.latency_ms(corner) == pytest.approx(least, rel=1e-5, abs=1e-5)
+
+
+def test_one_rate_by_hand() -> None:
+    """The chain behind b sends 2 kB and saves 27 ms; in front of a it sends 20 kB and saves 4."""
+    rates = ConditionRange((0.1, 1000), (8, 8), (0, 0))
+    found = {
+        frozenset(winner.plan.server_layers): winner.interval("uplink_mbps")
+        for winner in envelope(CHAIN, rates, EntryCharges()).winners
+    }
+    assert found == {
+        frozenset(): (pytest.approx(0.1), pytest.approx(16 / 26)),
+        frozenset("b"): (pytest.approx(16 / 26), pytest.approx(144 / 4)),
+        frozenset("ab"): (pytest.approx(36), pytest.approx(1000)),
+    }
+
+
+def test_solves_grow_with_plans() -> None:
+    """Of a chain in which every cut is the best one at some rate."""
+    count = 40
+    sizes = {f"t{n}": round(2000 / (1 + n)) for n in range(count + 1)}
+    layers = {f"l{n}": (f"t{n} -> t{n + 1}", 1.0 + n, 0.0) for n in range(count)}
+    chain = tiny_graph(sizes, layers, f"t{count}")
+    found = envelope(chain, ConditionRange((0.01, 10_000), (1e6, 1e6), (0, 0)), EntryCharges())
+    assert len(found.winners) > 20
+    assert found.solves <= 2 * len(found.winners) + 2
+
+
+def test_nothing_varies() -> None:
+    known = ConditionRange((8, 8), (8, 8), (0, 0))
+    found = envelope(CHAIN, known, EntryCharges())
+    assert [set(winner.plan.server_layers) for winner in found.winners] == [{"b"}]
+    assert (found.solves, found.winners[0].share) == (1, 1.0)
+
+
+def test_a_range_the_wrong_way_round() -> None:
+    with pytest.raises(PartcError, match="uplink_mbps goes from less to more, not from 9 to 3"):
+        ConditionRange((9, 3), (8, 8), (0, 0))

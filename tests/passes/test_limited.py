@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import (
+    all_cuts,
+    conditions,
+    entry_charges,
+    layer_graphs,
+    powers,
+    tiny_graph,
+)
+
+from partc.cost import LATENCY, STAGES, UPLOAD_NBYTES, Cost, energy
+from partc.errors import InfeasibleError
+from partc.graph import LayerGraph
+from partc.passes.limited import Limit, Limits, find_clash, find_limited_cut, keeps
+from partc.passes.memory import device_nbytes
+from partc.passes.price import Price, price
+from partc.plan import Conditions, Cut, DevicePower, EntryCharges, Side
+
+LINK = Conditions(uplink_mbps=8, downlink_mbps=8, round_trip_ms=0)
+CHAIN = tiny_graph({"x": 20, "t": 2, "y": 1}, {"a": ("x -> t", 5, 1), "b": ("t -> y", 30, 3)}, "y")
+
+
+def limited(graph: LayerGraph, cost: Cost, most: float, name: str = "--limit") -> Limit:
+    return Limit(name, price(graph, cost, LINK), most, "ms")
+
+
+def agrees(cut: Cut, limits: Limits, graph: LayerGraph) -> bool:
+    return all(cut.side(graph.by_name[name]) is side for name, side in limits.pins.items())
+
+
+def best_by_trying(
+    graph: LayerGraph, prices: Sequence[Price], limits: Limits
+) -> tuple[float, list[Cut]]:
+    allowed = [c for c in all_cuts(graph) if keeps(graph, c, limits) and agrees(c, limits, graph)]
+    costs = [max(each.of(graph, cut) for each in prices) for cut in allowed]
+    return min(costs, default=float("inf")), allowed
+
+
+@st.composite
+def some_limits(draw: st.DrawFn, graph: LayerGraph, costs: Sequence[Price]) -> Limits:
+    """Limits that some cuts reach exactly, and that often leave few."""
+    cuts = list(all_cuts(graph))
+    limits = [
+        Limit(f"--limit-{n}", each, each.of(graph, draw(st.sampled_from(cuts))), "ms")
+        for n, each in enumerate(costs)
+        if draw(st.booleans())
+    ]
+    memory = device_nbytes(graph, draw(st.sampled_from(cuts)))
+    pinned = draw(st.sampled_from(cuts))
+    names = draw(st.lists(st.sampled_from([layer.name for layer in graph.layers]), max_size=2))
+    return Limits(
+        tuple(limits),
+        {name: pinned.side(graph.by_name[name]) for name in names},
+        draw(st.sampled_from([None, memory])),
+        draw(st.sampled_from([None, None, True, False])),
+    )
+
+
+@given(
+    layer_graphs().filter(lambda graph: graph.layers),
+    conditions(),
+    powers(),
+    entry_charges(),
+    st.booleans(),
+    st.data(),
+)
+def test_agrees_with_brute_force(
+    graph: LayerGraph,
+    at: Conditions,
+    power: DevicePower,
+    entry: EntryCharges,
+    bottleneck: bool,
+    data: st.DataObject,
+) -> None:
+    stages = [price(graph, cost, at, entry) for cost in STAGES]
+    latency, joules = (price(graph, cost, at, entry) for cost in (LATENCY, energy(power)))
+    uploaded = price(graph, UPLOAD_NBYTES, at, entry)
+    prices = stages if bottleneck else [latency]
+    limits = data.draw(some_limits(graph, [latency, joules, uploaded, stages[2]]))
+    least, allowed = best_by_trying(graph, prices, limits)
+    if not allowed:
+        with pytest.raises(InfeasibleError):
+            find_limited_cut(graph, prices, limits)
+        return
+    found = find_limited_cut(graph, prices, limits)
+    assert found.cost == pytest.approx(least, abs=1e-4)
+    assert found.gap == 0
+    assert agrees(found.cut, limits, graph)
+    relaxed = tuple(replace(each, most=each.most + 1e-4) for each in limits.costs)
+    assert keeps(graph, found.cut, replace(limits, costs=relaxed))
+
+
+@given(layer_graphs(max_layers=6).filter(lambda graph: graph.layers), st.data())
+def test_of_a_clash_nothing_can_be_dropped(graph: LayerGraph, data: st.DataObject) -> None:
+    limits = data.draw(some_limits(graph, [price(graph, c, LINK) for c in (LATENCY, *STAGES)]))
+    tighter = tuple(replace(each, most=0.7 * each.most - 0.1) for each in limits.costs)
+    limits = replace(limits, costs=tighter)
+    if (
+        best_by_trying(graph, [], limits)[1]
+        if False
+        else any(
+            keeps(graph, cut, limits) and agrees(cut, limits, graph) for cut in all_cuts(graph)
+        )
+    ):
+        return
+    clash = find_clash(graph, limits)
+
+    def feasible(some: Limits) -> bool:
+        return any(keeps(graph, c, some) and agrees(c, some, graph) for c in all_cuts(graph))
+
+    assert not feasible(clash)
+    for limit in clash.costs:
+        assert feasible(replace(clash, costs=tuple(c for c in clash.costs if c is not limit)))
+    for name, nothing in (("device_nbytes", None), ("must_split", None), ("pins", {})):
+        if getattr(clash, name) not in (None, {}):
+            assert feasible(replace(clash, **{name: nothing}))  # type: ignore[arg-type]
+
+
+def test_a_clash_is_told_with_what_it_would_take() -> None:
+    limits = Limits(
+        (
+            limited(CHAIN, LATENCY, 20, "--deadline 20 ms"),
+            limited(CHAIN, UPLOAD_NBYTES, 1000, "--max-upload 1 kB"),
+        )
+    )
+    with pytest.raises(InfeasibleError) as caught:
+        find_limited_cut(CHAIN, [price(CHAIN, LATENCY, LINK)], limits)
+    assert str(caught.value) == (
+        "no plan keeps --deadline 20 ms and --max-upload 1 kB together; --deadline 20 ms would "
+        "have to be 35 ms or --max-upload 1 kB would have to be 2000 ms"
+    )
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        (
+            Limits((), {"a": Side.DEVICE, "b": Side.SERVER}, must_split=False),
+            "no plan keeps --no-split and the pins together; drop one of them",
+        ),
+        (Limits(device_nbytes=20_000), "no plan keeps --device-memory 20.0 kB; drop one of them"),
+    ],
+)
+def test_clashes_of_other_kinds(limits: Limits, message: str) -> None:
+    with pytest.raises(InfeasibleError) as caught:
+        find_limited_cut(CHAIN, [price(CHAIN, LATENCY, LINK)], limits)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(("must_split", "server"), [(True, "b"), (False, "a b"), (None, "b")])
+def test_splitting_by_hand(must_split: bool | None, server: str) -> None:
+    found = find_limited_cut(CHAIN, [price(CHAIN, LATENCY, LINK)], Limits(must_split=must_split))
+    assert found.cut.server_layers == frozenset(server.split())
+
+
+def test_the_largest_of_several_by_hand() -> None:
+    found = find_limited_cut(CHAIN, [price(CHAIN, stage, LINK) for stage in STAGES], Limits())
+    assert (found.cut.server_layers, found.cost) == (frozenset("b"), 5.0)
