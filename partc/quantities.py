@@ -6,8 +6,8 @@ import re
 
 from partc.errors import PartcError
 
-_PREFIXES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9}
-_PREFIXES |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+_DECIMAL = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9}
+_PREFIXES = {**_DECIMAL, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 _NBYTES = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(|[kKMG]|[KMG]i)B\s*")
 
 

@@ -15,7 +15,7 @@ dimensions as conditions vary.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -74,7 +74,7 @@ class ConditionRange:
         """Positions of the conditions that are not known."""
         return tuple(n for n, (low, high) in enumerate(self._intervals) if low < high)
 
-    def at(self, point: Sequence[float]) -> Conditions:
+    def at(self, point: Iterable[float]) -> Conditions:
         """The conditions at a point of the unit cube, whose axes are those that vary.
 
         Rates lie by their reciprocals, from the highest rate to the lowest.

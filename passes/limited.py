@@ -7,6 +7,9 @@ a variable for the side of every layer, the arcs of the cut graph as implication
 one for every tensor that may cross.
 """
 
+# OR-Tools declares its types only in part.
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import math
