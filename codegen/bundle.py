@@ -128,6 +128,7 @@ def describe_bundle(
         ms_per_mj=goal.ms_per_mj,
         rate_hz=goal.rate_hz,
         server_busy=goal.server_busy,
+        network=dict(goal.network),
         constraints=goal.constraints,
         default_plan=model.default_plan,
         links=tuple(_link_entry(decision, table) for decision in decisions),

@@ -107,15 +107,34 @@ def plan(
     goal: Any,
     shape: ShapeTexts = [],  # noqa: B006
     as_json: AsJson = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Draw which plan wins where, into an .svg, .pdf or .png."
+        ),
+    ] = None,
 ) -> None:
-    """Decide what runs where, and show what the decision rests on, without compiling."""
+    """Decide what runs where, and show what the decision rests on, without compiling.
+
+    For a range of conditions, such as --uplink 0.5..50, show every plan that wins in it.
+    """
+    shapes = _shapes(shape)
+    find_form(model)
+    if (as_json or plot) and len(goal.links) > 1:
+        option = "--json prints" if as_json else "--plot draws"
+        raise PartcError(f"{option} one decision, but {len(goal.links)} links were given")
+    if plot and not goal.varies:
+        raise PartcError("--plot draws a range of conditions; give one, such as --uplink 0.5..50")
+    if goal.varies:
+        _survey(model, goal, shapes, as_json, plot)
+    else:
+        _decide(model, goal, shapes, as_json)
+
+
+def _decide(model: str, goal: Any, shapes: dict[str, tuple[int, ...]], as_json: bool) -> None:
     from partc.report.json import decision_json
     from partc.report.terminal import print_decision, report_console
 
-    shapes = _shapes(shape)
-    find_form(model)
-    if as_json and len(goal.links) > 1:
-        raise PartcError(f"--json prints one decision, but {len(goal.links)} links were given")
     with show_steps() as progress:
         from partc.compiler import plan_model
 
@@ -127,6 +146,30 @@ def plan(
         else:
             print_decision(decision, console)
             console.print()
+
+
+def _survey(
+    model: str, goal: Any, shapes: dict[str, tuple[int, ...]], as_json: bool, plot: Path | None
+) -> None:
+    with show_steps() as progress:
+        from partc.compiler import survey_model
+
+        surveys = survey_model(model, goal, shapes, progress=progress)
+    from partc.report.survey import print_survey, survey_json
+    from partc.report.terminal import report_console
+
+    console = report_console(sys.stdout)
+    for found in surveys:
+        if as_json:
+            typer.echo(survey_json(found), nl=False)
+        else:
+            print_survey(found, console)
+            console.print()
+    if plot:
+        from partc.report.plot import save_plot
+
+        save_plot(surveys[0], plot)
+        typer.echo(f"wrote {plot}", err=as_json)
 
 
 @app.command(no_args_is_help=True)
@@ -174,10 +217,10 @@ def inspect(
     find_form(model)
     with show_steps() as progress:
         from partc.compiler import lower_model
-        from partc.planner import decide
+        from partc.planner import decide, predict_costs
 
         graph = lower_model(model, shapes, progress=progress)
-        decision = decide(graph, goal)[0] if goal else None
+        decision = decide(predict_costs(graph, goal), goal)[0] if goal else None
     graph = decision.graph if decision else graph
     cut = decision.plan.cut if decision else None
     if html:

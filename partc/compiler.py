@@ -23,9 +23,10 @@ from partc.passes.build import build_graph
 from partc.passes.canonicalize import canonicalize
 from partc.passes.segment import build_plan_table
 from partc.plan import PlanTable, Side
-from partc.planner import Progress, decide
+from partc.planner import Progress, decide, predict_costs, survey
 from partc.report.decision import Decision
 from partc.report.html import report_html
+from partc.report.survey import Survey
 from partc.runtime.executor import Executor
 from partc.runtime.spec import ArtifactSpec, ModelSpec
 
@@ -62,7 +63,8 @@ def compile_model(
         source = import_model(model, shapes, examples)
         graph = lower(source)
         progress(f"Planning {len(graph.layers)} layers")
-        decisions = decide(graph, goal, progress)
+        graph = predict_costs(graph, goal, progress)
+        decisions = decide(graph, goal)
         with staged(output) as staging:
             _write_bundle(source, goal, decisions, staging, progress)
             check_interruption()
@@ -78,6 +80,9 @@ def _write_bundle(
 ) -> None:
     graph = decisions[0].graph
     cuts = [decision.plan.cut for decision in decisions]
+    if goal.varies:
+        progress("Finding the plans that win in the range of conditions")
+        cuts += [cut for link in goal.links for cut in survey(graph, goal, link).cuts]
     table = build_plan_table(graph, cuts, entry_charges(goal.target, goal.server))
     artifacts = _build_halves(graph, table, goal, staging, progress)
     default_plan = table.find(decisions[0].plan.cut).name
@@ -99,7 +104,20 @@ def plan_model(
     progress: Progress = lambda _: None,
 ) -> tuple[Decision, ...]:
     """The decision for each link, without compiling; arguments as for :func:`compile_model`."""
-    return decide(lower_model(model, shapes, examples, progress), goal, progress)
+    graph = lower_model(model, shapes, examples, progress)
+    return decide(predict_costs(graph, goal, progress), goal)
+
+
+def survey_model(
+    model: Any,
+    goal: Goal,
+    shapes: Shapes | None = None,
+    examples: Any = None,
+    progress: Progress = lambda _: None,
+) -> tuple[Survey, ...]:
+    """The plans that win in a range of conditions, for each link; else as :func:`plan_model`."""
+    graph = predict_costs(lower_model(model, shapes, examples, progress), goal, progress)
+    return tuple(survey(graph, goal, link) for link in goal.links)
 
 
 def lower_model(

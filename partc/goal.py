@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypedDict, TypeVar
 
 from typing_extensions import Unpack
 
 from partc.errors import PartcError
-from partc.plan import Conditions, Objective, Side
+from partc.plan import ConditionRange, Conditions, Interval, Objective, Side
 from partc.targets.link import Link, load_link
 from partc.targets.target import Target, load_target
 
 Pins = Mapping[str, str]
 """Patterns of layers, each with the side, ``device`` or ``server``."""
 
+
+_NETWORK = {
+    "uplink_mbps": "--uplink",
+    "downlink_mbps": "--downlink",
+    "round_trip_ms": "--round-trip",
+}
 
 SERVER = "x86-64-v3"
 """The server that plans are for unless another is named."""
@@ -60,7 +66,10 @@ class Goal:
         ms_per_mj: What a weighted objective takes a millijoule to be worth.
         rate_hz: Requests a second. Where latency is the objective and the plan that is best at it
             cannot keep up, a plan is to be best at throughput.
-        server_busy: How many other requests the server computes at once, on average.
+        server_busy: How many other requests the server computes at once, on average; from what to
+            what, if that is not known.
+        network: What is known otherwise than from the links: names of conditions, and from what to
+            what they may be.
         measure: Whether to time the model's layers where they are to run, instead of predicting.
         rpc: ``HOST:PORT`` of a TVM RPC server on the device, to measure there.
     """
@@ -72,13 +81,28 @@ class Goal:
     constraints: Constraints = Constraints()
     ms_per_mj: float = 0.0
     rate_hz: float = 0.0
-    server_busy: float = 0.0
+    server_busy: Interval = (0.0, 0.0)
+    network: tuple[tuple[str, Interval], ...] = ()
     measure: bool = False
     rpc: str | None = None
 
+    @property
+    def varies(self) -> bool:
+        """Whether some condition is only known to be in a range."""
+        return any(low != high for low, high in (self.server_busy, *dict(self.network).values()))
+
+    def range(self, link: Link) -> ConditionRange:
+        """From what to what a link and the server may be expected to be."""
+        described = {name: getattr(link.conditions, name) for name in _NETWORK}
+        intervals = {name: (value, value) for name, value in described.items()}
+        low, high = map(self.server.load_curve.at, self.server_busy)
+        return ConditionRange(**{**intervals, **dict(self.network)}, load=(low, high))
+
     def conditions(self, link: Link) -> Conditions:
-        """What a link and the server are expected to be like."""
-        return replace(link.conditions, load=self.server.load_curve.at(self.server_busy))
+        """What a link and an unloaded server are like, or what is known of them otherwise."""
+        known = {name: low for name, (low, high) in self.network if low == high}
+        load = self.server.load_curve.at(self.server_busy[0])
+        return replace(link.conditions, **known, load=load)
 
 
 class GoalOptions(TypedDict, total=False):
@@ -104,7 +128,11 @@ class GoalOptions(TypedDict, total=False):
         max_upload_nbytes: The most a request may send.
         device_memory_nbytes: What weights and activations may take on the device.
         split: Whether both sides have to compute, or only one may; either, by default.
-        server_busy: How many other requests the server computes at once, on average.
+        uplink_mbps: The rate to the server, if not the link's; a pair stands for a range, for which
+            every plan is found that is the best one somewhere in it.
+        downlink_mbps: The rate back, likewise.
+        round_trip_ms: Of an empty message, likewise.
+        server_busy: How many other requests the server computes at once, on average, likewise.
         measure: Time the model's layers on both machines instead of predicting.
         rpc: ``HOST:PORT`` of a TVM RPC server on the device, to measure there; else it is measured
             here.
@@ -123,7 +151,10 @@ class GoalOptions(TypedDict, total=False):
     max_upload_nbytes: int | None
     device_memory_nbytes: int | None
     split: bool | None
-    server_busy: float
+    uplink_mbps: float | Interval | None
+    downlink_mbps: float | Interval | None
+    round_trip_ms: float | Interval | None
+    server_busy: float | Interval
     measure: bool
     rpc: str | None
 
@@ -156,13 +187,36 @@ def make_goal(target: str, server: str = SERVER, **options: Unpack[GoalOptions])
         constraints=_constraints(options),
         ms_per_mj=_weight(objective, options),
         rate_hz=_at_least_zero("--rate is requests a second", options.get("rate_hz", 0.0)),
-        server_busy=_at_least_zero(
-            "--server-busy is how many other requests the server computes",
-            options.get("server_busy", 0.0),
-        ),
+        server_busy=_busy(options.get("server_busy", 0.0)),
+        network=tuple(_network(options)),
         measure=measure,
         rpc=rpc,
     )
+
+
+def _network(options: GoalOptions) -> Iterator[tuple[str, Interval]]:
+    """What is said of the network."""
+    given = {name: options.get(name) for name in _NETWORK}
+    for name, value in given.items():
+        if value is not None:
+            low, high = _interval(value)
+            least = 0 if name == "round_trip_ms" else math.ulp(0)
+            if not least <= low <= high < math.inf:
+                raise PartcError(
+                    f"{_NETWORK[name]} is above zero and goes from less to more, "
+                    f"not {low:g}..{high:g}"
+                )
+            yield name, (low, high)
+
+
+def _busy(given: float | Interval) -> Interval:
+    low, high = sorted(_interval(given))
+    what = "--server-busy is how many other requests the server computes"
+    return _at_least_zero(what, low), _at_least_zero(what, high)
+
+
+def _interval(given: float | Interval) -> Interval:
+    return given if isinstance(given, tuple) else (given, given)
 
 
 def _constraints(options: GoalOptions) -> Constraints:

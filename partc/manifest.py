@@ -10,7 +10,7 @@ import msgspec
 
 from partc.errors import BundleError
 from partc.goal import Constraints
-from partc.plan import Objective
+from partc.plan import Interval, Objective
 
 SCHEMA_VERSION = 2
 MANIFEST_NAME = "manifest.json"
@@ -98,7 +98,8 @@ class Manifest(_Part, frozen=True):
     objective: Objective
     ms_per_mj: float
     rate_hz: float
-    server_busy: float
+    server_busy: Interval
+    network: Mapping[str, Interval]
     constraints: Constraints
     default_plan: str
     links: tuple[LinkEntry, ...]

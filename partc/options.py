@@ -11,7 +11,7 @@ import typer
 
 from partc.errors import PartcError
 from partc.plan import Objective
-from partc.quantities import parse_nbytes
+from partc.quantities import parse_interval, parse_nbytes
 
 T = TypeVar("T")
 
@@ -170,14 +170,28 @@ def _read_goal(
             show_default=False,
         ),
     ] = None,
+    uplink: Annotated[
+        str | None,
+        typer.Option(
+            metavar="Mbps",
+            help="The rate to the server, if not the link's; for a range such as 0.5..50, every "
+            "plan is found that is the best one somewhere in it.",
+        ),
+    ] = None,
+    downlink: Annotated[
+        str | None, typer.Option(metavar="Mbps", help="The rate back; also a range.")
+    ] = None,
+    round_trip: Annotated[
+        str | None, typer.Option(metavar="ms", help="Of an empty message; also a range.")
+    ] = None,
     server_busy: Annotated[
-        float,
+        str,
         typer.Option(
             "--server-busy",
             metavar="COUNT",
-            help="How many other requests the server computes at once, on average.",
+            help="How many other requests the server computes at once, on average; also a range.",
         ),
-    ] = 0.0,
+    ] = "0",
     measure: Annotated[
         bool,
         typer.Option(
@@ -205,7 +219,10 @@ def _read_goal(
         max_upload_nbytes=_size("--max-upload", max_upload),
         device_memory_nbytes=_size("--device-memory", device_memory),
         split=split,
-        server_busy=server_busy,
+        uplink_mbps=_interval("--uplink", uplink),
+        downlink_mbps=_interval("--downlink", downlink),
+        round_trip_ms=_interval("--round-trip", round_trip),
+        server_busy=parse_interval("--server-busy", server_busy),
         measure=measure,
         rpc=rpc,
     )
@@ -220,3 +237,7 @@ def _pin(option: str, text: str) -> tuple[str, str]:
 
 def _size(option: str, text: str | None) -> int | None:
     return None if text is None else parse_nbytes(option, text)
+
+
+def _interval(option: str, text: str | None) -> tuple[float, float] | None:
+    return None if text is None else parse_interval(option, text)

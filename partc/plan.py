@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Enum
+from functools import cached_property
+from typing import TypeAlias
 
 from partc.errors import GraphError
 from partc.graph import Layer, LayerGraph, Tensor
@@ -62,6 +64,65 @@ class Conditions:
         others = (self.round_trip_ms, self.load)
         if not all(map(math.isfinite, rates + others)) or min(rates) <= 0 or min(others) < 0:
             raise GraphError(f"rates must be above zero, round trip and load not below: {self}")
+
+
+CONDITION_NAMES = tuple(field.name for field in fields(Conditions))
+_RATES = 2
+"""How many of the conditions, the first ones, are rates."""
+
+Interval: TypeAlias = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class ConditionRange:
+    """From what to what each of the conditions may be; both ends are the same if it is known.
+
+    Args:
+        uplink_mbps: Rate to the server.
+        downlink_mbps: Rate back.
+        round_trip_ms: Of an empty message.
+        load: How many times longer the server takes than alone.
+
+    Raises:
+        GraphError: An end is not finite, the lower is above the upper, or a rate is not positive.
+    """
+
+    uplink_mbps: Interval
+    downlink_mbps: Interval
+    round_trip_ms: Interval
+    load: Interval = (1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in zip(CONDITION_NAMES, self.intervals, strict=True):
+            least = math.ulp(0.0) if name.endswith("mbps") else 0.0
+            if not (least <= low <= high < math.inf):
+                raise GraphError(f"{name} goes from less to more, not from {low:g} to {high:g}")
+
+    @property
+    def intervals(self) -> tuple[Interval, ...]:
+        """Of every condition, in the order of :class:`Conditions`."""
+        return self.uplink_mbps, self.downlink_mbps, self.round_trip_ms, self.load
+
+    @cached_property
+    def varying(self) -> tuple[int, ...]:
+        """Positions of the conditions that are not known."""
+        return tuple(n for n, (low, high) in enumerate(self.intervals) if low < high)
+
+    def at(self, point: Iterable[float]) -> Conditions:
+        """The conditions at a point of the unit cube, whose axes are those that vary.
+
+        Rates lie by their reciprocals, from the highest rate to the lowest.
+        """
+        places = dict(zip(self.varying, point, strict=True))
+        values: list[float] = []
+        for axis, (low, high) in enumerate(self.intervals):
+            if axis not in places:
+                values.append(low)
+            elif axis < _RATES:
+                values.append(1 / ((1 - places[axis]) / high + places[axis] / low))
+            else:
+                values.append((1 - places[axis]) * low + places[axis] * high)
+        return Conditions(*values)
 
 
 @dataclass(frozen=True)

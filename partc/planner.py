@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import msgspec
+
 from partc.cost import LATENCY, SERVER_TIME, UPLOAD_NBYTES, Cost, aim_of, energy
+from partc.errors import PartcError
 from partc.goal import Constraints, Goal
 from partc.graph import LayerGraph
 from partc.passes.annotate import annotate, entry_charges
+from partc.passes.envelope import find_envelope
 from partc.passes.limited import Limit, Limits, Optimum, find_limited_cut
 from partc.passes.pins import resolve_pins
 from partc.passes.price import Price, price
 from partc.plan import Conditions, Cut, DevicePower, EntryCharges, Objective, Plan, make_plan
 from partc.quantities import format_nbytes
 from partc.report.decision import Decision
+from partc.report.survey import Survey
 from partc.targets.link import Link, device_power
 from partc.targets.predictor import Predictor, predictor_for
 from partc.targets.target import Target
@@ -22,24 +27,81 @@ from partc.targets.target import Target
 Progress = Callable[[str], None]
 
 
-def decide(
-    graph: LayerGraph, goal: Goal, progress: Progress = lambda _: None
-) -> tuple[Decision, ...]:
-    """The best plan for each link.
+def predict_costs(graph: LayerGraph, goal: Goal, progress: Progress = lambda _: None) -> LayerGraph:
+    """The graph with what its layers cost on a goal's machines.
 
     Args:
-        graph: Layers, without costs.
-        goal: What to plan for.
+        graph: Layers.
+        goal: Names the machines.
         progress: Called with a line of text as each step starts.
-
-    Raises:
-        InfeasibleError: No plan keeps the constraints; says which of them clash.
     """
     device = _predictor(graph, goal, goal.target, goal.rpc, progress)
     server = _predictor(graph, goal, goal.server, None, progress)
     cold_shares = (goal.target.cold_share, goal.server.cold_share)
-    annotated = annotate(graph, device, server, goal.target.busy_watts, *cold_shares)
-    return tuple(_decide(_Case(annotated, goal, link)) for link in goal.links)
+    return annotate(graph, device, server, goal.target.busy_watts, *cold_shares)
+
+
+def decide(graph: LayerGraph, goal: Goal) -> tuple[Decision, ...]:
+    """The best plan for each link.
+
+    Args:
+        graph: An annotated graph.
+        goal: What to plan for.
+
+    Raises:
+        InfeasibleError: No plan keeps the constraints; says which of them clash.
+    """
+    return tuple(_decide(_case(graph, goal, link, goal.conditions(link))) for link in goal.links)
+
+
+def survey(graph: LayerGraph, goal: Goal, link: Link) -> Survey:
+    """Find every plan that is the best one somewhere in a goal's range of conditions.
+
+    Args:
+        graph: An annotated graph.
+        goal: What to plan for.
+        link: What lies between; the goal may say from what to what it varies.
+
+    Raises:
+        PartcError: The objective or a constraint is of no use over a range.
+        InfeasibleError: No plan keeps the constraints.
+    """
+    _require_fixed_limits(goal)
+
+    def find(conditions: Conditions) -> Cut:
+        case = _case(graph, goal, link, conditions)
+        return _best(case, goal.objective, _limits(case)).cut
+
+    def cost_at(conditions: Conditions) -> Cost:
+        case = _case(graph, goal, link, conditions)
+        (cost,) = aim_of(goal.objective, case.power, goal.ms_per_mj).costs
+        return cost
+
+    entry = entry_charges(goal.target, goal.server)
+    envelope = find_envelope(graph, find, cost_at, goal.range(link), entry)
+    names = (goal.target.name, goal.server.name, link.name)
+    return Survey(graph, goal.objective, *names, envelope)
+
+
+def _require_fixed_limits(goal: Goal) -> None:
+    """Refuse what makes the best cost a function that planes do not envelop."""
+    wanted = goal.constraints
+    if goal.objective is Objective.THROUGHPUT or goal.rate_hz:
+        raise PartcError(
+            "plans for a range of conditions are for latency, energy or both weighted, not for "
+            "throughput; give one value for each condition"
+        )
+    varying = {
+        "--deadline": wanted.deadline_ms,
+        "--max-energy": wanted.energy_mj,
+        "--max-server-time": wanted.server_ms,
+    }
+    given = [option for option, value in varying.items() if value is not None]
+    if given:
+        raise PartcError(
+            f"what {' and '.join(given)} allows depends on the conditions, so plans for a range of "
+            "these cannot keep it; give one value for each condition"
+        )
 
 
 def _predictor(
@@ -56,15 +118,12 @@ def _predictor(
 
 @dataclass(frozen=True)
 class _Case:
-    """What to plan, for one link."""
+    """What to plan, for one link and what it is like."""
 
     graph: LayerGraph
     goal: Goal
     link: Link
-
-    @property
-    def conditions(self) -> Conditions:
-        return self.goal.conditions(self.link)
+    conditions: Conditions
 
     @property
     def power(self) -> DevicePower:
@@ -79,6 +138,12 @@ class _Case:
 
     def plan(self, cut: Cut) -> Plan:
         return make_plan(self.graph, cut, self.entry)
+
+
+def _case(graph: LayerGraph, goal: Goal, link: Link, conditions: Conditions) -> _Case:
+    """A link under given conditions; what its radio draws depends on its rates."""
+    rates = {"uplink_mbps": conditions.uplink_mbps, "downlink_mbps": conditions.downlink_mbps}
+    return _Case(graph, goal, msgspec.structs.replace(link, **rates), conditions)
 
 
 def _decide(case: _Case) -> Decision:
@@ -96,7 +161,7 @@ def _decide(case: _Case) -> Decision:
         plan=case.plan(optimum.cut),
         device_only=case.plan(Cut.device_only()),
         server_only=case.plan(Cut.server_only(graph)),
-        server_busy=goal.server_busy,
+        server_busy=goal.server_busy[0],
         ms_per_mj=goal.ms_per_mj,
         gap=optimum.gap,
         keeping=(*limits.names, *(f"--private-until {each}" for each in wanted.private_until)),

@@ -28,6 +28,21 @@ def parse_nbytes(option: str, text: str) -> int:
     return round(float(number) * _PREFIXES[prefix])
 
 
+def parse_interval(option: str, text: str) -> tuple[float, float]:
+    """A number, or a range such as ``0.5..50``.
+
+    Raises:
+        PartcError: The text is neither.
+    """
+    low, dots, high = text.partition("..")
+    try:
+        return float(low), float(high if dots else low)
+    except ValueError as error:
+        raise PartcError(
+            f"{option} is a number or a range such as 0.5..50, not {text!r}"
+        ) from error
+
+
 def format_nbytes(nbytes: int) -> str:
     """A size in decimal units: ``602.1 kB``."""
     return f"{nbytes} B" if nbytes < 1000 else _scaled(nbytes / 1e3, ("kB", "MB", "GB", "TB"))

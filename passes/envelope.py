@@ -15,19 +15,26 @@ dimensions as conditions vary.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import product
 
 import numpy as np
 from scipy.spatial import ConvexHull, HalfspaceIntersection
 
 from partc.cost import Cost
-from partc.errors import PartcError
 from partc.graph import LayerGraph
 from partc.passes.price import Array
-from partc.plan import FREE_ENTRY, Conditions, Cut, EntryCharges, Plan, make_plan
+from partc.plan import (
+    FREE_ENTRY,
+    ConditionRange,
+    Conditions,
+    Cut,
+    EntryCharges,
+    Interval,
+    Plan,
+    make_plan,
+)
 
 _BETTER = 1e-7
 """How much less a cost is than that of known plans, relative to it, if another cut is better."""
@@ -35,63 +42,8 @@ _BETTER = 1e-7
 _SMALLEST = 1e-9
 """The share of the range that a plan has to win to be one of the table."""
 
-Interval = tuple[float, float]
 FindCut = Callable[[Conditions], Cut]
 CostAt = Callable[[Conditions], Cost]
-
-
-@dataclass(frozen=True)
-class ConditionRange:
-    """From what to what each of the conditions may be; both ends are the same if it is known.
-
-    Args:
-        uplink_mbps: Rate to the server.
-        downlink_mbps: Rate back.
-        round_trip_ms: Of an empty message.
-        load: How many times longer the server takes than alone.
-
-    Raises:
-        PartcError: An end is not finite, the lower is above the upper, or a rate is not positive.
-    """
-
-    uplink_mbps: Interval
-    downlink_mbps: Interval
-    round_trip_ms: Interval
-    load: Interval = (1.0, 1.0)
-
-    def __post_init__(self) -> None:
-        for name, (low, high) in zip(_AXES, self._intervals, strict=True):
-            least = math.ulp(0.0) if name.endswith("mbps") else 0.0
-            if not (least <= low <= high < math.inf):
-                raise PartcError(f"{name} goes from less to more, not from {low:g} to {high:g}")
-
-    @property
-    def _intervals(self) -> tuple[Interval, ...]:
-        return self.uplink_mbps, self.downlink_mbps, self.round_trip_ms, self.load
-
-    @cached_property
-    def varying(self) -> tuple[int, ...]:
-        """Positions of the conditions that are not known."""
-        return tuple(n for n, (low, high) in enumerate(self._intervals) if low < high)
-
-    def at(self, point: Iterable[float]) -> Conditions:
-        """The conditions at a point of the unit cube, whose axes are those that vary.
-
-        Rates lie by their reciprocals, from the highest rate to the lowest.
-        """
-        places = dict(zip(self.varying, point, strict=True))
-        values: list[float] = []
-        for axis, (low, high) in enumerate(self._intervals):
-            place = places.get(axis, 0.0)
-            if axis < _RATES:
-                values.append(1 / ((1 - place) / high + place / low))
-            else:
-                values.append((1 - place) * low + place * high)
-        return Conditions(*values)
-
-
-_AXES = ("uplink_mbps", "downlink_mbps", "round_trip_ms", "load")
-_RATES = 2
 
 
 @dataclass(frozen=True)
@@ -121,11 +73,13 @@ class Envelope:
     Args:
         range: Of conditions.
         winners: Plans.
+        cost_at: What plans are compared by.
         solves: How many cuts had to be found.
     """
 
     range: ConditionRange
     winners: tuple[Winner, ...]
+    cost_at: CostAt
     solves: int
 
 
@@ -152,7 +106,7 @@ def find_envelope(
     while any(search.look_at(vertex) for vertex in search.vertices()):
         pass
     winners = sorted(search.winners(), key=lambda winner: -winner.share)
-    return Envelope(conditions, tuple(winners), search.solves)
+    return Envelope(conditions, tuple(winners), cost_at, search.solves)
 
 
 class _Search:
@@ -180,7 +134,7 @@ class _Search:
             return False
         self._seen.add(key)
         self.solves += 1
-        cut = self._find(self._range.at(point))
+        cut = self._find(self._range.at(point.tolist()))
         if cut in self._planes:
             return False
         plan = make_plan(self._graph, cut, self._entry)
@@ -194,7 +148,7 @@ class _Search:
     def _plane(self, plan: Plan) -> Array:
         """A plan's cost at the origin, and what it gains along each axis."""
         count = len(self._range.varying)
-        points = [np.zeros(count), *np.eye(count)]
+        points = [[0.0] * count, *np.eye(count).tolist()]
         costs = [self._cost_at(at).of(plan, at) for at in map(self._range.at, points)]
         return np.array([costs[0], *(cost - costs[0] for cost in costs[1:])])
 
@@ -240,7 +194,7 @@ class _Search:
             mine = vertices[own <= least + _BETTER * np.abs(least)]
             share = _volume(mine)
             if share > _SMALLEST:
-                found.append(Winner(plan, share, tuple(map(self._range.at, mine))))
+                found.append(Winner(plan, float(share), tuple(map(self._range.at, mine.tolist()))))
         return found
 
 

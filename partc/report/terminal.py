@@ -60,7 +60,7 @@ def layer_table(graph: LayerGraph, cut: Cut | None) -> Table:
     """Every layer of a graph, a row each; a cost that is not known yet is a dash."""
     side = () if cut is None else ("side",)
     numbers = (">output kB", ">MFLOP", ">weights kB", ">device ms", ">server ms")
-    table = _table(None, "layer", "kind", *side, "output", *numbers)
+    table = make_table(None, "layer", "kind", *side, "output", *numbers)
     for layer in graph.layers:
         cells = [*_place(layer, cut), *_work(layer)]
         table.add_row(*cells, style=cut and _STYLE[cut.side(layer)])
@@ -73,11 +73,11 @@ def _plan_table(decision: Decision) -> Table:
     errors = [plan_error(decision, plan) for plan in plans]
     best = [decision.value(plan) for plan in plans]
     titles = ((f">{title}", ">error") for title in decision.plans)
-    table = _table(None, "plan", *chain.from_iterable(titles))
+    table = make_table(None, "plan", *chain.from_iterable(titles))
     table.add_row("device layers", *_sure(str(len(plan.device_layers)) for plan in plans))
     table.add_row("server layers", *_sure(str(len(plan.server_layers)) for plan in plans))
-    table.add_row("upload kB", *_sure(_thousands(plan.upload_nbytes) for plan in plans))
-    table.add_row("download kB", *_sure(_thousands(plan.download_nbytes) for plan in plans))
+    table.add_row("upload kB", *_sure(thousands(plan.upload_nbytes) for plan in plans))
+    table.add_row("download kB", *_sure(thousands(plan.download_nbytes) for plan in plans))
     table.add_section()
     for title, term in LATENCY_TERMS.items():
         shares = (error.of_term(title) for error in errors)
@@ -106,13 +106,13 @@ def _unsure(values: Iterable[float], errors: Iterable[float]) -> Iterator[str]:
 
 
 def _crossing_table(decision: Decision) -> Table:
-    table = _table("tensors that travel", "way", "tensor", "type", ">kB", "made by", "read by")
+    table = make_table("tensors that travel", "way", "tensor", "type", ">kB", "made by", "read by")
     for crossing in decision.crossings:
         table.add_row(
             "upload" if crossing.upload else "download",
             Text(crossing.tensor.name),
             Text(str(crossing.tensor.type)),
-            _thousands(crossing.tensor.nbytes),
+            thousands(crossing.tensor.nbytes),
             Text(crossing.made_by or "(input)"),
             Text(", ".join(crossing.read_by) or "(output)"),
         )
@@ -121,7 +121,7 @@ def _crossing_table(decision: Decision) -> Table:
 
 def _cut_table(decision: Decision) -> Table:
     times = (">device ms", ">error", ">server ms", ">error")
-    table = _table("layers at the cut", "layer", "kind", "side", *times)
+    table = make_table("layers at the cut", "layer", "kind", "side", *times)
     cut = decision.plan.cut
     for layer in decision.layers_at_the_cut:
         cells = [*_place(layer, cut), *_times(layer.annotated_cost)]
@@ -138,9 +138,9 @@ def _work(layer: Layer) -> list[RenderableType]:
     cost = layer.cost
     return [
         Text(", ".join(str(tensor.type) for tensor in layer.outputs)),
-        _thousands(layer.output_nbytes),
+        thousands(layer.output_nbytes),
         _fixed(layer.flops / 1e6),
-        _thousands(layer.weight_nbytes),
+        thousands(layer.weight_nbytes),
         "-" if cost is None else _fixed(cost.device_ms),
         "-" if cost is None else _fixed(cost.server_ms),
     ]
@@ -160,7 +160,7 @@ def _marked(time_ms: float, extrapolated: bool) -> str:
     return f"{EXTRAPOLATED} {_fixed(time_ms)}" if extrapolated else _fixed(time_ms)
 
 
-def _table(title: str | None, *columns: str) -> Table:
+def make_table(title: str | None, *columns: str) -> Table:
     """A table with a rule under its header; columns whose title starts with ``>`` hold numbers."""
     table = Table(
         title=title,
@@ -184,5 +184,6 @@ def _fixed(value: float) -> str:
     return f"{value:,.3f}"
 
 
-def _thousands(nbytes: int) -> str:
+def thousands(nbytes: int) -> str:
+    """A size in kB."""
     return f"{nbytes / 1e3:,.1f}"

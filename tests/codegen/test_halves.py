@@ -14,14 +14,14 @@ from partc.goal import make_goal
 from partc.graph import LayerGraph
 from partc.passes.segment import build_plan_table
 from partc.plan import Cut, NamedPlan, PlanTable, Side
-from partc.planner import decide
+from partc.planner import predict_costs
 from partc.runtime.spec import ArtifactSpec
 from partc.targets.target import load_target
 
 
 @pytest.fixture(scope="module")
 def graph(tiny_model: Path) -> LayerGraph:
-    return decide(lower_model(tiny_model), make_goal("native", "native"))[0].graph
+    return predict_costs(lower_model(tiny_model), make_goal("native", "native"))
 
 
 @pytest.fixture(scope="module")

@@ -123,6 +123,28 @@ class TestPlan:
         result = run("plan", tiny_model, "--target", "jetson", "--link", "lte", "--link", "wifi")
         assert result.out.count("least latency over") == 2
 
+    def test_a_range_of_conditions_has_a_table(
+        self, run: Run, tiny_model: Path, tmp_path: Path
+    ) -> None:
+        options = ["--target", "jetson-tx2", "--uplink", "0.1..1000", "--round-trip", 0]
+        table = run("plan", tiny_model, *options, "--plot", tmp_path / "p.svg")
+        assert (table.status, "somewhere" in table.out) == (0, True)
+        assert "round trip ms 0" in table.out
+        assert (tmp_path / "p.svg").read_text().startswith("<?xml")
+        report = json.loads(run("plan", tiny_model, *options, "--json").out)
+        assert report["range"]["uplink_mbps"] == [0.1, 1000]
+
+    def test_limits_are_said_and_kept(self, run: Run, tiny_model: Path) -> None:
+        options = ["--max-upload", "1kB", "--deadline", 500, "--must-split"]
+        report = run("plan", tiny_model, "--target", "jetson-tx2", *options).out
+        assert "keeping --deadline 500 ms, --max-upload 1.0 kB, --must-split" in report
+        assert "1 layer on jetson-tx2 and 1 layer" in report.replace("layers", "layer")
+
+    def test_throughput_says_how_many_requests(self, run: Run, tiny_model: Path) -> None:
+        report = run("plan", tiny_model, "--target", "native", "--objective", "throughput").out
+        assert "highest throughput over wifi" in report
+        assert "slowest stage / chosen" in report
+
     def test_a_busy_server_is_planned_for(self, run: Run, tiny_model: Path) -> None:
         options = ["--target", "jetson-tx2", "--pin", "*=server"]
         report = run("plan", tiny_model, *options, "--server-busy", 2).out
@@ -251,6 +273,17 @@ class TestMistakes:
             ("--target native --shape 1,3,8,8", "expected --shape NAME=1,3,224,224, got '1,3,8"),
             ("--target native --shape x:0=1,a", "expected --shape NAME=1,3,224,224"),
             ("--target native --shape x:0=-1,3", "expected --shape NAME=1,3,224,224"),
+            ("--target native --max-upload 3", "--max-upload is a size such as 150kB, .*, not '3'"),
+            ("--target native --uplink fast", "--uplink is a number or a range such as 0.5..50"),
+            (
+                "--target native --uplink 9..3",
+                "--uplink is above zero and goes from less to more, not 9..3",
+            ),
+            ("--target native --deadline -1", "--deadline is a number of ms, 0 or more, not -1"),
+            ("--target native --objective weighted", "--ms-per-mj, how many ms a mJ is worth"),
+            ("--target native --ms-per-mj 2", "--objective weighted and --ms-per-mj"),
+            ("--target native --private-until ste", "--private-until 'ste' matches no layer"),
+            ("--target native --forbid stem", "expected --forbid PATTERN=device or PATTERN=server"),
             ("--target native --shape y=1", "y"),
             ("--target native --shape x:0=1,3", "x:0"),
         ],

@@ -16,7 +16,7 @@ from partc.errors import BundleError, CompilerError, PartcError, TargetError
 from partc.goal import Goal, make_goal
 from partc.manifest import hash_files
 from partc.plan import Objective
-from partc.planner import decide
+from partc.planner import decide, predict_costs
 from partc.targets.target import Target
 
 
@@ -43,7 +43,8 @@ class TestDecide:
 
     def test_costs_are_those_of_the_targets(self, tiny_model: Path) -> None:
         graph = lower_model(tiny_model)
-        (decision,) = decide(graph, make_goal("jetson-nano", "x86-64-v4"))
+        goal = make_goal("jetson-nano", "x86-64-v4")
+        (decision,) = decide(predict_costs(graph, goal), goal)
         assert decision.device_only.device_ms > decision.server_only.server_ms > 0
         assert decision.objective is Objective.LATENCY
 

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from strategies import all_cuts, any_costs, entry_charges, layer_graphs, tiny_graph
 
 from partc.cost import LATENCY
-from partc.errors import PartcError
+from partc.errors import GraphError
 from partc.graph import LayerGraph
 from partc.passes.cut import find_cut
-from partc.passes.envelope import ConditionRange, Envelope, find_envelope
+from partc.passes.envelope import Envelope, find_envelope
 from partc.passes.price import price
-from partc.plan import Conditions, Cut, EntryCharges, make_plan
+from partc.plan import ConditionRange, Conditions, Cut, EntryCharges, make_plan
 
 CHAIN = tiny_graph({"x": 20, "t": 2, "y": 1}, {"a": ("x -> t", 5, 1), "b": ("t -> y", 30, 3)}, "y")
 
@@ -96,5 +96,5 @@ def test_nothing_varies() -> None:
 
 
 def test_a_range_the_wrong_way_round() -> None:
-    with pytest.raises(PartcError, match="uplink_mbps goes from less to more, not from 9 to 3"):
+    with pytest.raises(GraphError, match="uplink_mbps goes from less to more, not from 9 to 3"):
         ConditionRange((9, 3), (8, 8), (0, 0))

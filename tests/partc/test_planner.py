@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from strategies import tiny_graph
+
+from partc.cost import STAGES
+from partc.errors import InfeasibleError, PartcError
+from partc.goal import Goal, make_goal
+from partc.plan import Objective
+from partc.planner import decide, survey
+
+# Over wifi, 18.88 Mbit/s up, a kilobyte takes 0.42 ms.
+CHAIN = tiny_graph(
+    {"x": 200, "t": 20, "u": 10, "y": 1},
+    {"a": ("x -> t", 10, 1), "b": ("t -> u", 20, 2), "c": ("u -> y", 60, 4)},
+    "y",
+)
+BUSY = CHAIN.with_layers(
+    replace(layer, cost=replace(layer.annotated_cost, device_mj=6 * layer.annotated_cost.device_ms))
+    for layer in CHAIN.layers
+)
+"""On a device that draws more while it computes than while it waits."""
+
+
+def server_layers(**options: Any) -> str:
+    (decision,) = decide(BUSY, make_goal("raspberry-pi-4", "native", **options))
+    return " ".join(sorted(decision.plan.server_layers))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, "b c"),
+        ({"objective": "energy"}, "b c"),
+        ({"pins": {"kind:toy": "device"}}, ""),
+        ({"forbid": {"b": "server"}}, "c"),
+        ({"private_until": "b"}, "c"),
+        ({"private_until": "a"}, "b c"),
+        ({"max_upload_nbytes": 15_000}, "c"),
+        ({"max_server_ms": 5.0}, "c"),
+        ({"split": False}, ""),
+        ({"device_memory_nbytes": 210_000}, "a b c"),
+    ],
+)
+def test_constraints_move_the_cut(options: dict[str, Any], expected: str) -> None:
+    assert server_layers(**options) == expected
+
+
+def test_a_weighted_objective_lies_between_its_parts() -> None:
+    def cost(**options: Any) -> tuple[float, float]:
+        goal = make_goal("raspberry-pi-4", "native", link="lte", **options)
+        (decision,) = decide(CHAIN, goal)
+        found = decision.cost(decision.plan)
+        return found.latency_ms, found.energy_mj
+
+    quick, frugal = cost(), cost(objective="energy")
+    between = cost(objective="weighted", ms_per_mj=0.05)
+    assert quick[0] <= between[0] <= frugal[0]
+    assert frugal[1] <= between[1] <= quick[1]
+
+
+def test_what_cannot_be_kept_is_said() -> None:
+    with pytest.raises(InfeasibleError) as caught:
+        server_layers(deadline_ms=30.0, max_upload_nbytes=5_000)
+    assert str(caught.value).startswith(
+        "no plan keeps --deadline 30 ms and --max-upload 5.0 kB together; --deadline 30 ms would "
+    )
+
+
+def test_a_rate_that_the_fastest_plan_cannot_keep_up_with() -> None:
+    """It takes 20 ms on the device: the others take less at their slowest."""
+    graph = tiny_graph(
+        {"x": 5, "t": 1, "u": 1, "y": 1},
+        {"a": ("x -> t", 9, 20), "b": ("t -> u", 9, 20), "c": ("u -> y", 3, 20)},
+        "y",
+    )
+
+    def decision(**options: Any) -> Any:
+        (found,) = decide(graph, make_goal("native", "native", **options))
+        return found
+
+    slow, fast = decision(rate_hz=40.0), decision(rate_hz=100.0, link="ethernet")
+    assert (slow.objective, slow.plan.server_layers) == (Objective.LATENCY, ())
+    assert fast.objective is Objective.THROUGHPUT
+    stages_ms = [stage.of(fast.plan, fast.conditions) for stage in STAGES]
+    assert fast.value(fast.plan) == max(stages_ms) < 21
+    assert decision(objective="throughput", link="ethernet").plan == fast.plan
+
+
+def _ranges(**options: Any) -> Goal:
+    return make_goal("raspberry-pi-4", "native", uplink_mbps=(0.1, 1000.0), **options)
+
+
+def test_plans_of_a_range_are_best_where_they_are_said_to_be() -> None:
+    goal = _ranges()
+    found = survey(CHAIN, goal, goal.links[0])
+    assert list(found.winners) == ["server-only", "cut-1", "cut-2", "device-only"]
+    for winner in found.winners.values():
+        low, high = winner.interval("uplink_mbps")
+        (decision,) = decide(
+            CHAIN, make_goal("raspberry-pi-4", "native", uplink_mbps=(low * high) ** 0.5)
+        )
+        assert decision.plan == winner.plan
+
+
+def test_energy_over_a_range_counts_what_the_radio_draws_at_each_rate() -> None:
+    goal = _ranges(objective="energy")
+    found = survey(BUSY, goal, goal.links[0])
+    assert len(found.winners) > 1
+    for winner in found.winners.values():
+        low, high = winner.interval("uplink_mbps")
+        middle = make_goal(
+            "raspberry-pi-4",
+            "native",
+            objective="energy",
+            uplink_mbps=(low * high) ** 0.5,
+        )
+        (decision,) = decide(BUSY, middle)
+        assert decision.plan == winner.plan
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"objective": "throughput"}, "not for throughput; give one value for each condition"),
+        ({"rate_hz": 3.0}, "not for throughput"),
+        (
+            {"deadline_ms": 5.0, "max_server_ms": 2.0},
+            "what --deadline and --max-server-time allows",
+        ),
+    ],
+)
+def test_what_a_range_is_no_use_for(options: dict[str, Any], message: str) -> None:
+    goal = _ranges(**options)
+    with pytest.raises(PartcError, match=message):
+        survey(BUSY, goal, goal.links[0])
+
+
+def test_limits_that_do_not_depend_on_conditions_hold_over_a_range() -> None:
+    goal = _ranges(max_upload_nbytes=15_000)
+    assert list(survey(BUSY, goal, goal.links[0]).winners) == ["cut-1", "device-only"]
