@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test check bench-kernels bench-predict clean
+.PHONY: demo test check bench-kernels bench-plan bench-predict clean
 
 demo: $(INSTALLED)
 	$(BIN)/python demo/efficientnet.py
@@ -24,6 +24,10 @@ bench-kernels: $(INSTALLED)
 # ARGS: --models, --minutes, --profiles
 bench-predict: $(INSTALLED)
 	$(BIN)/python tests/benchmarks/predict.py $(ARGS)
+
+# ARGS: --most, --patience
+bench-plan: $(INSTALLED)
+	$(BIN)/python tests/benchmarks/plan.py $(ARGS)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

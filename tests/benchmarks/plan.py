@@ -1,0 +1,224 @@
+"""Time the exact cut on graphs of 100 to 100,000 layers, beside networkx and DADS.
+
+Solving is everything from an annotated graph to a cut. Every repetition has a graph of its own, so
+that nothing is remembered; the least of several counts. That networkx's cuts cost the same is
+checked on the way; DADS's are often none, as the server would feed the device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import math
+import multiprocessing
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import networkx
+from ortools.graph.python.max_flow import SimpleMaxFlow
+from rich.console import Console
+from rich.table import Table
+from synthetic import LINK, WIRINGS, make_graph
+
+from partc.cost import LATENCY
+from partc.errors import GraphError
+from partc.graph import LayerGraph
+from partc.passes.cut import find_cut
+from partc.passes.price import price
+from partc.plan import Cut, make_plan, transfer_ms
+from partc.report.terminal import report_console
+
+_COUNTS = (100, 1_000, 10_000, 100_000)
+_BARS_MS = {1_000: 10.0, 100_000: 2_000.0}
+_REPETITIONS = 20
+_ENOUGH_S = 2.0  # of solving the same again and again
+_UNITS_PER_MS = 1e6
+_UNLIMITED = 2**61
+
+_PROGRESS = Console(stderr=True, highlight=False)
+
+
+@dataclass(frozen=True)
+class Solved:
+    """How long a solver took, the least of several, and what it found.
+
+    Args:
+        seconds: From a graph to a cut.
+        latency_ms: Of the cut; not a number if the server would feed the device.
+        server_share: Of the layers.
+    """
+
+    seconds: float
+    latency_ms: float
+    server_share: float
+
+
+# Solvers -----------------------------------------------------------------------------------------
+
+
+def solve_ours(graph: LayerGraph) -> Cut:
+    return find_cut(graph, price(graph, LATENCY, LINK))
+
+
+def solve_networkx(graph: LayerGraph) -> Cut:
+    """The cut graph as one would draw it, arc by arc, with a vertex for every tensor."""
+    prices = price(graph, LATENCY, LINK)
+    network = networkx.DiGraph()
+    for layer, server_ms, device_ms in zip(graph.layers, prices.server, prices.device, strict=True):
+        network.add_edge("device", layer.name, capacity=_units(server_ms))
+        network.add_edge(layer.name, "server", capacity=_units(device_ms))
+    for tensor, upload_ms in zip(graph.tensors, prices.upload, strict=True):
+        maker = _maker(graph, tensor.name, "device")
+        network.add_edge(maker, tensor.name, capacity=_units(upload_ms))
+        for reader in graph.consumers[tensor.name]:
+            network.add_edge(tensor.name, reader.name)
+            network.add_edge(reader.name, maker)
+    _, (_, server) = networkx.minimum_cut(network, "device", "server")
+    return Cut(frozenset(server & graph.by_name.keys()))
+
+
+def solve_dads(graph: LayerGraph) -> Cut:
+    """DADS as published (Hu, Bao, Wang and Liu, INFOCOM 2019), arc by arc.
+
+    What several layers read has a vertex of its own, reached for what sending costs. Nothing keeps
+    the server from feeding the device, so the cut may be none.
+    """
+    network = SimpleMaxFlow()
+    vertices = {name: vertex for vertex, name in enumerate(["device", "server", *graph.by_name])}
+    for layer in graph.layers:
+        cost = layer.annotated_cost
+        network.add_arc_with_capacity(0, vertices[layer.name], _units(cost.server_ms))
+        network.add_arc_with_capacity(vertices[layer.name], 1, _units(cost.device_ms))
+    for tensor in graph.tensors:
+        sent = vertices[_maker(graph, tensor.name, "device")]
+        capacity = _units(transfer_ms(tensor.nbytes, LINK.uplink_mbps))
+        readers = graph.consumers[tensor.name]
+        if len(readers) > 1:
+            auxiliary = vertices.setdefault(tensor.name, len(vertices))
+            network.add_arc_with_capacity(sent, auxiliary, capacity)
+            sent, capacity = auxiliary, _UNLIMITED
+        for reader in readers:
+            network.add_arc_with_capacity(sent, vertices[reader.name], capacity)
+    network.solve(0, 1)
+    server = set(network.get_sink_side_min_cut())
+    return Cut(frozenset(name for name in graph.by_name if vertices[name] in server))
+
+
+def _maker(graph: LayerGraph, tensor: str, otherwise: str) -> str:
+    maker = graph.producers.get(tensor)
+    return maker.name if maker else otherwise
+
+
+def _units(cost_ms: float) -> int:
+    return round(cost_ms * _UNITS_PER_MS)
+
+
+_SOLVERS: Mapping[str, Callable[[LayerGraph], Cut]] = {
+    "partc": solve_ours,
+    "networkx": solve_networkx,
+    "DADS": solve_dads,
+}
+
+
+# Measuring ---------------------------------------------------------------------------------------
+
+
+def solve_all(solver: str, kind: str, counts: Sequence[int], patience_s: float) -> Iterator[Solved]:
+    """Graph after graph, until one takes longer than one wants to wait."""
+    _PROGRESS.print(f"{solver}: {kind}")
+    for count in counts:
+        # A solver that is at work cannot be interrupted, but its process can be.
+        with multiprocessing.get_context("fork").Pool(1) as pool:
+            try:
+                yield pool.apply_async(time_solver, (solver, kind, count)).get(patience_s)
+            except multiprocessing.TimeoutError:
+                return
+
+
+def time_solver(solver: str, kind: str, count: int) -> Solved:
+    """Solve graphs that are the same but new, until that has taken long enough."""
+    seconds: list[float] = []
+    while True:
+        graph = make_graph(kind, count)
+        # Whatever else is in this process would be walked through by the garbage collector.
+        gc.collect()
+        gc.freeze()
+        started = time.perf_counter()
+        cut = _SOLVERS[solver](graph)
+        seconds.append(time.perf_counter() - started)
+        if len(seconds) == _REPETITIONS or sum(seconds) > _ENOUGH_S:
+            break
+    return Solved(min(seconds), _latency_ms(graph, cut), len(cut.server_layers) / count)
+
+
+def _latency_ms(graph: LayerGraph, cut: Cut) -> float:
+    try:
+        return make_plan(graph, cut).latency_ms(LINK)
+    except GraphError:
+        return math.nan
+
+
+def check_solutions(kind: str, ours: Sequence[Solved], others: Sequence[Solved]) -> None:
+    """Refuse graphs that leave nothing to decide, and cuts of different cost."""
+    if not all(0 < each.server_share < 1 for each in ours):
+        raise AssertionError(f"a {kind} graph is not split, so its time says little")
+    for one, other in zip(ours, others, strict=False):
+        if not math.isclose(one.latency_ms, other.latency_ms, rel_tol=1e-9, abs_tol=1e-3):
+            raise AssertionError(f"{kind}: {one.latency_ms} ms, by networkx {other.latency_ms} ms")
+
+
+# Tables ------------------------------------------------------------------------------------------
+
+
+def solve_table(counts: Sequence[int], patience_s: float) -> Table:
+    """Times in ms, a row for each solver on each kind of graph."""
+    table = Table("graph", "solver", *(f"{count:,}" for count in counts), "grows with", "bars")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for kind in WIRINGS:
+        found = {name: [*solve_all(name, kind, counts, patience_s)] for name in _SOLVERS}
+        check_solutions(kind, found["partc"], found["networkx"])
+        for name, solved in found.items():
+            cells = [f"{1e3 * each.seconds:,.2f}" for each in solved]
+            cells += ["-"] * (len(counts) - len(cells))
+            table.add_row(kind, name, *cells, _growth(counts, solved), _verdict(counts, solved))
+        shares = (f"{each.server_share:.0%}" for each in found["partc"])
+        table.add_row("", "on the server", *shares, "", "", end_section=True, style="dim")
+    return table
+
+
+def _growth(counts: Sequence[int], solved: Sequence[Solved]) -> str:
+    """Of which power of the layers time is a multiple, beyond the smallest graph."""
+    known = [(count, each.seconds) for count, each in zip(counts, solved, strict=False)][1:]
+    if len(known) < 2:
+        return "-"
+    (first, least), (last, most) = known[0], known[-1]
+    return f"n^{math.log(most / least) / math.log(last / first):.2f}"
+
+
+def _verdict(counts: Sequence[int], solved: Sequence[Solved]) -> str:
+    if any(math.isnan(each.latency_ms) for each in solved):
+        return "no cuts"
+    times_ms = {count: 1e3 * each.seconds for count, each in zip(counts, solved, strict=False)}
+    bars_ms = {count: bar for count, bar in _BARS_MS.items() if count in counts}
+    reached = all(times_ms.get(count, math.inf) < bar for count, bar in bars_ms.items())
+    return "reaches" if reached else "misses"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--most", type=int, default=_COUNTS[-1], help="layers of the largest graph")
+    parser.add_argument("--patience", type=float, default=20.0, help="seconds for one graph")
+    options = parser.parse_args(arguments)
+    counts = [count for count in _COUNTS if count <= options.most]
+    console = report_console(sys.stdout)
+    bars = ", ".join(f"{count:,} layers in {bar:,.0f} ms" for count, bar in _BARS_MS.items())
+    console.print(f"From an annotated graph to the best cut, ms, by layers; bars: {bars}")
+    console.print(solve_table(counts, options.patience))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
