@@ -26,7 +26,7 @@ from partc.options import (
     by_name,
     takes_a_goal,
 )
-from partc.plan import Cut, Side
+from partc.plan import Cut, Objective, Side
 from partc.progress import show_budget, show_steps
 
 # What only some commands need is imported where they need it: the compiler takes seconds to load.
@@ -113,6 +113,10 @@ def plan(
             metavar="FILE", help="Draw which plan wins where, into an .svg, .pdf or .png."
         ),
     ] = None,
+    pareto: Annotated[
+        bool,
+        typer.Option("--pareto", help="Show all plans between least latency and least energy."),
+    ] = False,
 ) -> None:
     """Decide what runs where, and show what the decision rests on, without compiling.
 
@@ -125,7 +129,14 @@ def plan(
         raise PartcError(f"{option} one decision, but {len(goal.links)} links were given")
     if plot and not goal.varies:
         raise PartcError("--plot draws a range of conditions; give one, such as --uplink 0.5..50")
-    if goal.varies:
+    if pareto and (goal.varies or goal.objective is not Objective.LATENCY):
+        raise PartcError(
+            "--pareto is about latency and energy under given conditions; leave out "
+            "--objective and ranges"
+        )
+    if pareto:
+        _trade(model, goal, shapes, as_json)
+    elif goal.varies:
         _survey(model, goal, shapes, as_json, plot)
     else:
         _decide(model, goal, shapes, as_json)
@@ -145,6 +156,23 @@ def _decide(model: str, goal: Any, shapes: dict[str, tuple[int, ...]], as_json: 
             typer.echo(decision_json(decision), nl=False)
         else:
             print_decision(decision, console)
+            console.print()
+
+
+def _trade(model: str, goal: Any, shapes: dict[str, tuple[int, ...]], as_json: bool) -> None:
+    with show_steps() as progress:
+        from partc.compiler import trade_model
+
+        fronts = trade_model(model, goal, shapes, progress=progress)
+    from partc.report.front import front_json, print_front
+    from partc.report.terminal import report_console
+
+    console = report_console(sys.stdout)
+    for front in fronts:
+        if as_json:
+            typer.echo(front_json(front), nl=False)
+        else:
+            print_front(front, console)
             console.print()
 
 

@@ -23,8 +23,9 @@ from partc.passes.build import build_graph
 from partc.passes.canonicalize import canonicalize
 from partc.passes.segment import build_plan_table
 from partc.plan import PlanTable, Side
-from partc.planner import Progress, decide, predict_costs, survey
+from partc.planner import Progress, decide, predict_costs, survey, trade
 from partc.report.decision import Decision
+from partc.report.front import Front
 from partc.report.html import report_html
 from partc.report.survey import Survey
 from partc.runtime.executor import Executor
@@ -118,6 +119,18 @@ def survey_model(
     """The plans that win in a range of conditions, for each link; else as :func:`plan_model`."""
     graph = predict_costs(lower_model(model, shapes, examples, progress), goal, progress)
     return tuple(survey(graph, goal, link) for link in goal.links)
+
+
+def trade_model(
+    model: Any,
+    goal: Goal,
+    shapes: Shapes | None = None,
+    examples: Any = None,
+    progress: Progress = lambda _: None,
+) -> tuple[Front, ...]:
+    """The plans between least latency and least energy; else as :func:`plan_model`."""
+    graph = predict_costs(lower_model(model, shapes, examples, progress), goal, progress)
+    return tuple(trade(graph, goal, link, progress) for link in goal.links)
 
 
 def lower_model(

@@ -14,11 +14,13 @@ from partc.graph import LayerGraph
 from partc.passes.annotate import annotate, entry_charges
 from partc.passes.envelope import find_envelope
 from partc.passes.limited import Limit, Limits, Optimum, find_limited_cut
+from partc.passes.pareto import find_front
 from partc.passes.pins import resolve_pins
 from partc.passes.price import Price, price
 from partc.plan import Conditions, Cut, DevicePower, EntryCharges, Objective, Plan, make_plan
 from partc.quantities import format_nbytes
 from partc.report.decision import Decision
+from partc.report.front import Front
 from partc.report.survey import Survey
 from partc.targets.link import Link, device_power
 from partc.targets.predictor import Predictor, predictor_for
@@ -81,6 +83,36 @@ def survey(graph: LayerGraph, goal: Goal, link: Link) -> Survey:
     envelope = find_envelope(graph, find, cost_at, goal.range(link), entry)
     names = (goal.target.name, goal.server.name, link.name)
     return Survey(graph, goal.objective, *names, envelope)
+
+
+def trade(graph: LayerGraph, goal: Goal, link: Link, progress: Progress = lambda _: None) -> Front:
+    """Find the plans of which none is quicker without taking more energy.
+
+    Args:
+        graph: An annotated graph.
+        goal: Names the machines, and what plans have to keep.
+        link: What lies between.
+        progress: Called with a line of text after each plan.
+
+    Raises:
+        InfeasibleError: No plan keeps the constraints.
+    """
+    case = _case(graph, goal, link, goal.conditions(link))
+    limits = _limits(case)
+    latency, joules = (case.price(cost) for cost in (LATENCY, energy(case.power)))
+    cuts = find_front(
+        graph, latency, joules, limits, lambda count: progress(f"Found {count} plans")
+    )
+    return Front(
+        model=graph.name,
+        target=goal.target.name,
+        server=goal.server.name,
+        link=link.name,
+        conditions=case.conditions,
+        power=case.power,
+        plans=tuple(map(case.plan, cuts)),
+        keeping=_describe_limits(goal, limits),
+    )
 
 
 def _require_fixed_limits(goal: Goal) -> None:
@@ -147,7 +179,7 @@ def _case(graph: LayerGraph, goal: Goal, link: Link, conditions: Conditions) -> 
 
 
 def _decide(case: _Case) -> Decision:
-    goal, graph, wanted = case.goal, case.graph, case.goal.constraints
+    goal, graph = case.goal, case.graph
     limits = _limits(case)
     objective, optimum = _choose(case, limits)
     return Decision(
@@ -164,7 +196,7 @@ def _decide(case: _Case) -> Decision:
         server_busy=goal.server_busy[0],
         ms_per_mj=goal.ms_per_mj,
         gap=optimum.gap,
-        keeping=(*limits.names, *(f"--private-until {each}" for each in wanted.private_until)),
+        keeping=_describe_limits(goal, limits),
     )
 
 
@@ -199,6 +231,11 @@ def _limits(case: _Case) -> Limits:
         device_nbytes=wanted.device_nbytes,
         must_split=wanted.split,
     )
+
+
+def _describe_limits(goal: Goal, limits: Limits) -> tuple[str, ...]:
+    private = (f"--private-until {each}" for each in goal.constraints.private_until)
+    return (*limits.names, *private)
 
 
 def _cost_limits(case: _Case, wanted: Constraints) -> Iterable[Limit]:

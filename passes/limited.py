@@ -246,9 +246,8 @@ class _Programme:
 
     def _keep(self, limit: Limit) -> None:
         units = _units([limit.price])
-        # Each choice may have been rounded up by half a unit.
-        slack = len(self._server) + len(self._crosses)
-        self._model.add(self._sum(limit.price, units) <= math.floor(limit.most * units) + slack)
+        most = limit.most + resolution(self._graph, limit.price)
+        self._model.add(self._sum(limit.price, units) <= math.floor(most * units))
 
     def _fit(self, most_nbytes: int) -> None:
         """Keep weights, and what is held while each layer of the device runs, in its memory."""
@@ -308,6 +307,11 @@ class _Programme:
         cost = max((price.of(self._graph, cut) for price in prices), default=0.0)
         proven = status == cp_model.OPTIMAL
         return Optimum(cut, cost, cost if proven else solver.best_objective_bound / units)
+
+
+def resolution(graph: LayerGraph, price: Price) -> float:
+    """Within what a cost is known, as each choice is rounded by up to half a unit."""
+    return (2 + len(graph.layers) + len(graph.tensors)) / _units([price])
 
 
 def _units(prices: Sequence[Price]) -> float:

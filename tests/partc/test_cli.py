@@ -134,6 +134,14 @@ class TestPlan:
         report = json.loads(run("plan", tiny_model, *options, "--json").out)
         assert report["range"]["uplink_mbps"] == [0.1, 1000]
 
+    def test_the_trade_between_latency_and_energy(self, run: Run, tiny_model: Path) -> None:
+        options = ["--target", "jetson-tx2", "--pareto"]
+        assert "is best at both latency and energy" in run("plan", tiny_model, *options).out
+        report = json.loads(run("plan", tiny_model, *options, "--json").out)
+        assert len(report["plans"]) == 1
+        refused = run("plan", tiny_model, *options, "--uplink", "1..2")
+        assert_refused(refused, "--pareto is about latency and energy under given conditions")
+
     def test_limits_are_said_and_kept(self, run: Run, tiny_model: Path) -> None:
         options = ["--max-upload", "1kB", "--deadline", 500, "--must-split"]
         report = run("plan", tiny_model, "--target", "jetson-tx2", *options).out

@@ -25,7 +25,17 @@ CORE = ("partc.errors", "partc.graph", "partc.plan", "partc.cost", "partc.quanti
 DECIDING = (
     *(
         f"partc.passes.{name}"
-        for name in ("annotate", "cut", "envelope", "limited", "memory", "pins", "price", "segment")
+        for name in (
+            "annotate",
+            "cut",
+            "envelope",
+            "limited",
+            "memory",
+            "pareto",
+            "pins",
+            "price",
+            "segment",
+        )
     ),
     "partc.targets",
 )
