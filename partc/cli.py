@@ -117,6 +117,9 @@ def plan(
         bool,
         typer.Option("--pareto", help="Show all plans between least latency and least energy."),
     ] = False,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Show what other planners would choose.")
+    ] = False,
 ) -> None:
     """Decide what runs where, and show what the decision rests on, without compiling.
 
@@ -131,10 +134,14 @@ def plan(
         raise PartcError("--plot draws a range of conditions; give one, such as --uplink 0.5..50")
     if pareto and (goal.varies or goal.objective is not Objective.LATENCY):
         raise PartcError(
-            "--pareto is about latency and energy under given conditions; leave out "
-            "--objective and ranges"
+            "--pareto is about latency and energy under given conditions; leave out --objective "
+            "and ranges"
         )
-    if pareto:
+    if compare and (goal.varies or pareto):
+        raise PartcError("--compare is about one decision; leave out --pareto and ranges")
+    if compare:
+        _compare(model, goal, shapes, as_json)
+    elif pareto:
         _trade(model, goal, shapes, as_json)
     elif goal.varies:
         _survey(model, goal, shapes, as_json, plot)
@@ -156,6 +163,25 @@ def _decide(model: str, goal: Any, shapes: dict[str, tuple[int, ...]], as_json: 
             typer.echo(decision_json(decision), nl=False)
         else:
             print_decision(decision, console)
+            console.print()
+
+
+def _compare(model: str, goal: Any, shapes: dict[str, tuple[int, ...]], as_json: bool) -> None:
+    with show_steps() as progress:
+        from partc.compiler import plan_model
+
+        decisions = plan_model(model, goal, shapes, progress=progress)
+    from partc.passes.annotate import entry_charges
+    from partc.report.comparison import compare, comparison_json, print_comparison
+    from partc.report.terminal import report_console
+
+    console, entry = report_console(sys.stdout), entry_charges(goal.target, goal.server)
+    for decision in decisions:
+        rows = compare(decision, entry)
+        if as_json:
+            typer.echo(comparison_json(decision, rows), nl=False)
+        else:
+            print_comparison(decision, rows, console)
             console.print()
 
 

@@ -142,6 +142,15 @@ class TestPlan:
         refused = run("plan", tiny_model, *options, "--uplink", "1..2")
         assert_refused(refused, "--pareto is about latency and energy under given conditions")
 
+    def test_other_planners_are_compared(self, run: Run, tiny_model: Path) -> None:
+        options = ["--target", "jetson-tx2", "--compare"]
+        table = run("plan", tiny_model, *options).out
+        for planner in ("partc", "neurosurgeon", "maui", "dads", "device-only", "server-only"):
+            assert f"\n{planner} " in table
+        assert "planners" in json.loads(run("plan", tiny_model, *options, "--json").out)
+        refused = run("plan", tiny_model, *options, "--pareto")
+        assert_refused(refused, "--compare is about one decision")
+
     def test_limits_are_said_and_kept(self, run: Run, tiny_model: Path) -> None:
         options = ["--max-upload", "1kB", "--deadline", 500, "--must-split"]
         report = run("plan", tiny_model, "--target", "jetson-tx2", *options).out
