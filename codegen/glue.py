@@ -95,6 +95,8 @@ def _plan_spec(named: NamedPlan, version: int) -> PlanSpec:
         server_segments=named.server_segments,
         upload=_tensor_specs(named.plan.upload),
         download=_tensor_specs(named.plan.download),
+        device_ms=float(named.plan.device_ms),
+        server_ms=float(named.plan.server_ms),
     )
 
 

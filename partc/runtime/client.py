@@ -17,6 +17,7 @@ import grpc
 import numpy as np
 
 from . import oip
+from .chooser import Chooser
 from .errors import HalfError, InputError, ProtocolError, ServerError
 from .executor import Executor, Request
 from .protobuf import decode, encode
@@ -60,6 +61,7 @@ class Client:
         self._model = model
         self._executor = executor
         self._plans = {plan.name: plan for plan in model.plans}
+        self.choose_plan = Chooser(model.plans).choose
         self._server: Connection | None = None
         self.last_timing: Timing | None = None
 

@@ -61,7 +61,8 @@ class BlockedSpec:
 class PlanSpec:
     """Which segments run where, and which tensors travel.
 
-    ``version`` is the model version under which the server offers its part.
+    ``version`` is the model version under which the server offers its part; ``device_ms`` and
+    ``server_ms`` are what either side is predicted to take for it.
     """
 
     name: str
@@ -70,6 +71,8 @@ class PlanSpec:
     server_segments: tuple[str, ...]
     upload: tuple[TensorSpec, ...]
     download: tuple[TensorSpec, ...]
+    device_ms: float = 0.0
+    server_ms: float = 0.0
 
 
 @dataclass(frozen=True)

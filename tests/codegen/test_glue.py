@@ -236,14 +236,15 @@ def test_a_half_holds_the_whole_runtime(tmp_path: Path) -> None:
 
 def test_the_facts_follow_from_graph_and_plans() -> None:
     x, y = (Tensor(name, TensorType("float32", (2,))) for name in "xy")
-    layer = Layer("only", "toy", (x,), (y,), cost=LayerCost(1, 1, 1))
+    layer = Layer("only", "toy", (x,), (y,), cost=LayerCost(2, 3, 1))
     graph = LayerGraph("toy", (x,), (layer,), (y,))
     table = build_plan_table(graph, [Cut.device_only()])
     spec = model_spec(graph, table, "device-only", [ARTIFACT, ARTIFACT])
     given, made = (TensorSpec(name, "float32", (2,)) for name in "xy")
     assert (spec.inputs, spec.outputs) == ((given,), (made,))
-    assert spec.plans[0] == PlanSpec("server-only", 0, (), ("segment_0",), (given,), (made,))
-    assert spec.plans[1] == PlanSpec("device-only", 1, ("segment_0",), (), (), ())
+    segments = ("segment_0",)
+    assert spec.plans[0] == PlanSpec("server-only", 0, (), segments, (given,), (made,), 0.0, 3.0)
+    assert spec.plans[1] == PlanSpec("device-only", 1, segments, (), (), (), 2.0, 0.0)
     assert model_spec(graph, table, "device-only", [ARTIFACT]).digest != spec.digest
 
 
@@ -252,7 +253,9 @@ import sys
 import numpy as np
 from device.client import Model
 
-outputs = Model()(x_0=np.load("input.npy"), plan="device-only")
+model = Model()
+plan = model.choose_plan(uplink_mbps=0.001, downlink_mbps=1, round_trip_ms=1e6)
+outputs = model(x_0=np.load("input.npy"), plan=plan)
 np.save("output.npy", outputs.class_)
 assert not {"tvm", "partc", "onnx"} & sys.modules.keys()
 """
