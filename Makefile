@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test check bench-kernels bench-plan bench-predict clean
+.PHONY: demo test check bench-kernels bench-neurosurgeon bench-plan bench-predict clean
 
 demo: $(INSTALLED)
 	$(BIN)/python demo/efficientnet.py
@@ -20,6 +20,10 @@ check: $(INSTALLED)
 # ARGS: --models, --threads, --seconds, --no-torch, --layers
 bench-kernels: $(INSTALLED)
 	$(BIN)/python tests/benchmarks/kernels.py $(ARGS)
+
+# ARGS: --profiles
+bench-neurosurgeon: $(INSTALLED)
+	$(BIN)/python tests/benchmarks/neurosurgeon.py $(ARGS)
 
 # ARGS: --models, --minutes, --profiles
 bench-predict: $(INSTALLED)
