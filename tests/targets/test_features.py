@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 import tvm
@@ -130,7 +131,10 @@ def test_every_family_has_an_example():
 
 
 PARAMETERS = st.fixed_dictionaries(
-    {name: st.integers(1, 9) for name in (*CONVOLUTION, *MATRIX, "run", "linear")}
+    {
+        name: st.integers(1, 9)
+        for name in (*CONVOLUTION, *MATRIX, "run", "linear", "filters", "inside", "outside")
+    }
 )
 SHAPES = st.lists(st.integers(0, 9), max_size=5).map(tuple)
 
@@ -168,6 +172,51 @@ def test_every_family_that_is_found_has_features(
 def test_odd_layers_have_finite_features(example: Layer):
     (workload,) = describe([example])
     assert all(math.isfinite(log) and log >= 0 for log in workload.features.values())
+
+
+# Operations that a kernel does --------------------------------------------------------------------
+
+FLOPS = 10**6
+PLANE = {"out_width": 12, "inside": 1000, "outside": 80}
+"""120 places of a kernel with 9 elements."""
+POOL = {"kernel": 9, "kernel_width": 3, "stride": 1, "out_width": 12}
+ALONE = {"groups": 10, "filters": 1, "inside": 594, "outside": 156}
+
+
+@pytest.mark.parametrize(
+    ("example", "shares"),
+    [
+        (convolution(**PLANE, filters=5), (1.2 * 8 / 5, 1.2 * 8 / 5, 1.2 * 16 / 5)),
+        (convolution(**PLANE, filters=16), (1.2, 1.2, 1.2)),
+        (
+            convolution(out_width=10, inside=9 * 110, outside=0, filters=4),
+            (12 / 10 * 12 / 11, 12 / 10 * 12 / 11 * 2, 12 / 10 * 12 / 11 * 4),
+        ),
+        (
+            convolution(kernel=1, kernel_width=1, out_width=11, inside=110, outside=5, filters=5),
+            (8 / 5, 8 / 5, 16 / 5),
+        ),
+        (convolution(**PLANE, stride=4, filters=5), (8 / 5, 8 / 5, 16 / 5)),
+        (
+            layer("depthwise_conv2d", (1, 10, 9, 9), (1, 10, 9, 9), CONVOLUTION | ALONE),
+            (594 / 750 * 12 / 10, 594 / 750 * 16 / 10, 594 / 750 * 16 / 10),
+        ),
+        (
+            layer("depthwise_conv2d", parameters=CONVOLUTION | ALONE | {"groups": 4}),
+            (4, 8, 16),
+        ),
+        (layer("max_pool2d", parameters=POOL | {"inside": 30, "outside": 10}), (0.75,) * 3),
+        (convolution("conv2d_transpose"), (1, 1, 1)),
+        (layer("matmul", parameters=MATRIX, weight_nbytes=80), (1, 1, 1)),
+    ],
+    ids=lambda value: family(value) if isinstance(value, Layer) else "",
+)
+def test_vectors_and_tiles_are_filled_up_and_padding_is_skipped(
+    example: Layer, shares: tuple[float, ...]
+):
+    (workload,) = describe([replace(example, flops=FLOPS)])
+    counted = [math.exp(workload.features[f"flops, {lanes} lanes"]) for lanes in (4, 8, 16)]
+    assert counted == pytest.approx([FLOPS * share for share in shares])
 
 
 # Whole models ------------------------------------------------------------------------------------

@@ -142,6 +142,32 @@ def test_what_convolutions_make_is_in_blocks_until_something_orders_it():
     assert blocked == [False, False, True, True, False]
 
 
+@pytest.mark.parametrize(
+    ("kinds", "expected"),
+    [
+        (("relu", "relu"), {}),
+        (("relu", "conv2d"), {"makes blocks": 2, "blocks": _CALL, "blocked": 96}),
+        (("conv2d", "conv2d"), {"reads blocks": 2, "makes blocks": 2}),
+        (("conv2d", "max_pool2d"), {"reads blocks": 2, "makes blocks": 2}),
+        (("conv2d", "softmax"), {"reads blocks": 2, "orders": _CALL, "ordered": 160}),
+    ],
+)
+def test_what_has_to_be_put_into_blocks_or_back_in_order(
+    kinds: tuple[str, str], expected: dict[str, int]
+) -> None:
+    """Bytes of what is read go into blocks; bytes of what is made come out of them."""
+    shapes = ((1, 2, 3, 3), (1, 2, 3, 4), (1, 2, 4, 5))
+    tensors = [Tensor(f"t{n}", TensorType("float32", shape)) for n, shape in enumerate(shapes)]
+    layers = [
+        Layer(kind, kind, (one,), (other,), (kind,))
+        for kind, one, other in zip(kinds, tensors, tensors[1:], strict=False)
+    ]
+    *_, workload = describe(layers)
+    names = ("reads blocks", "makes blocks", "orders", "ordered", "blocks", "blocked")
+    found = {name: round(math.exp(workload.features[name])) for name in names}
+    assert found == dict.fromkeys(names, 1) | expected
+
+
 def test_a_layer_of_a_larger_model_has_a_larger_footprint() -> None:
     layers = chain(KB, KB, MB)
     alone, among_others = describe(layers[:1])[0], describe(layers)[0]
