@@ -29,6 +29,8 @@ class LocallyConnected(nn.Module):
         stride: From one window to the next.
     """
 
+    windows: Tensor
+
     def __init__(self, channels: tuple[int, int], size: int, kernel: int, stride: int = 1) -> None:
         super().__init__()
         self._across = (size - kernel) // stride + 1

@@ -175,7 +175,7 @@ class Check:
         return abs(self.simulated.mean - self.expected_ms) <= 2 * self.simulated.half_width
 
 
-def checks(utilisation: float = 0.7) -> Iterator[Check]:
+def check_queues(utilisation: float = 0.7) -> Iterator[Check]:
     """Queues whose mean wait has a formula, at services of 1 ms on average.
 
     Erlang's, and Pollaczek and Khinchine's (Kleinrock, "Queueing Systems, Volume 1: Theory",

@@ -50,10 +50,9 @@ def bandwidth_course() -> Course:
     level, actual = 0.0, list[Conditions]()
     for shock in random.normal(0, _SPREAD * math.sqrt(1 - kept**2), _STEPS):
         level = kept * level + float(shock)
-        rates = (
-            rate * math.exp(level) for rate in (conditions.uplink_mbps, conditions.downlink_mbps)
-        )
-        actual.append(Conditions(*rates, conditions.round_trip_ms))
+        up_mbps, down_mbps = conditions.uplink_mbps, conditions.downlink_mbps
+        times = math.exp(level)
+        actual.append(Conditions(times * up_mbps, times * down_mbps, conditions.round_trip_ms))
     title = f"LTE, {_range([each.uplink_mbps for each in actual])} Mbit/s up, known {STEP_S} s late"
     return Course(title, "lte", actual, [conditions, *actual[:-1]])
 
