@@ -180,12 +180,18 @@ def _describe_clash(graph: LayerGraph, clash: Limits) -> str:
     """Which limits clash, and how far each cost could go if it were the only one to give way."""
     names = clash.names
     ways = [
-        f"{limit.name} would have to be "
-        f"{_Programme(graph, _without(limit, clash)).minimise([limit.price]).cost:.4g} {limit.unit}"
-        for limit in clash.costs
+        f"{limit.name} would have to be {_enough(graph, clash, limit)}" for limit in clash.costs
     ]
     what = f"no plan keeps {' and '.join(names)}" + (" together" if len(names) > 1 else "")
     return f"{what}; {' or '.join(ways)}" if ways else f"{what}; drop one of them"
+
+
+def _enough(graph: LayerGraph, clash: Limits, limit: Limit) -> str:
+    """What a limit would have to be to be kept with the others, rounded up."""
+    least = _Programme(graph, _without(limit, clash)).minimise([limit.price]).cost
+    size, unit = (least / 1e3, "kB") if limit.unit == "bytes" else (least, limit.unit)
+    step = 10.0 ** (math.floor(math.log10(size)) - 3) if size else 1.0
+    return f"{math.ceil(size / step) * step:g} {unit}"
 
 
 class _NoCutError(Exception):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import all_cuts, any_costs, entry_charges, layer_graphs, tiny_graph
+from strategies import all_cuts, any_costs, entry_charges, layer_graphs, thorough, tiny_graph
 
 from partc.cost import LATENCY
 from partc.errors import GraphError
@@ -38,6 +38,7 @@ ranges = st.builds(
 )
 
 
+@thorough
 @given(layer_graphs(any_costs, max_layers=6), ranges, entry_charges())
 def test_it_is_the_best_of_a_grid(
     graph: LayerGraph, conditions: ConditionRange, entry: EntryCharges
@@ -51,6 +52,7 @@ def test_it_is_the_best_of_a_grid(
         assert known == pytest.approx(best, rel=1e-6, abs=1e-5)
 
 
+@thorough
 @given(layer_graphs(any_costs, max_layers=6), ranges, entry_charges())
 def test_plans_win_in_all_of_the_range_together(
     graph: LayerGraph, conditions: ConditionRange, entry: EntryCharges

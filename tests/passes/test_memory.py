@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from hypothesis import given
-from strategies import all_cuts, layer_graphs, tiny_graph
+from strategies import all_cuts, layer_graphs, thorough, tiny_graph
 
 from partc.graph import LayerGraph
 from partc.passes.memory import device_nbytes
@@ -43,6 +43,7 @@ def _by_walking(graph: LayerGraph, cut: Cut) -> int:
     return sum(always.values()) + sum(layer.weight_nbytes for layer in device) + most
 
 
+@thorough
 @given(layer_graphs(max_layers=7))
 def test_it_is_what_a_walk_holds(graph: LayerGraph) -> None:
     for cut in all_cuts(graph):

@@ -5,7 +5,15 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import all_cuts, conditions, entry_charges, layer_graphs, powers, tiny_graph
+from strategies import (
+    all_cuts,
+    conditions,
+    entry_charges,
+    layer_graphs,
+    powers,
+    thorough,
+    tiny_graph,
+)
 
 from partc.cost import LATENCY, energy
 from partc.errors import InfeasibleError
@@ -30,6 +38,7 @@ def front_of(points: Sequence[Point]) -> list[Point]:
     )
 
 
+@thorough
 @given(
     layer_graphs(max_layers=7).filter(lambda graph: graph.layers),
     conditions(),

@@ -3,7 +3,15 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import all_cuts, any_costs, conditions, entry_charges, layer_graphs, powers
+from strategies import (
+    all_cuts,
+    any_costs,
+    conditions,
+    entry_charges,
+    layer_graphs,
+    powers,
+    thorough,
+)
 
 from partc.cost import LATENCY, STAGES, UPLOAD_NBYTES, Cost, energy
 from partc.graph import LayerGraph
@@ -13,6 +21,7 @@ from partc.plan import Conditions, DevicePower, EntryCharges, make_plan
 costs = st.builds(Cost, *[st.floats(0, 5)] * 8)
 
 
+@thorough
 @given(layer_graphs(any_costs, max_layers=6), conditions(any_costs), powers(), entry_charges())
 def test_a_cost_is_what_the_plan_says(
     graph: LayerGraph, at: Conditions, power: DevicePower, entry: EntryCharges
@@ -27,6 +36,7 @@ def test_a_cost_is_what_the_plan_says(
         assert UPLOAD_NBYTES.of(plan, at) == plan.upload_nbytes
 
 
+@thorough
 @given(layer_graphs(any_costs, max_layers=6), costs, conditions(any_costs), entry_charges())
 def test_choices_add_up_to_the_cost(
     graph: LayerGraph, cost: Cost, at: Conditions, entry: EntryCharges
@@ -38,6 +48,7 @@ def test_choices_add_up_to_the_cost(
         assert expected <= prices.total + 1e-6
 
 
+@thorough
 @given(layer_graphs(any_costs, max_layers=4), costs, costs, st.floats(0, 9), conditions())
 def test_costs_can_be_weighed_and_added(
     graph: LayerGraph, one: Cost, other: Cost, weight: float, at: Conditions

@@ -4,7 +4,7 @@ import math
 
 import pytest
 from hypothesis import given
-from strategies import any_costs, conditions, graphs_and_cuts
+from strategies import any_costs, conditions, graphs_and_cuts, thorough
 
 from partc.codegen.glue import model_spec
 from partc.graph import LayerGraph
@@ -21,6 +21,7 @@ PLANS = (
 )
 
 
+@thorough
 @given(graphs_and_cuts(), conditions(any_costs))
 def test_it_is_the_plan_that_takes_least(
     case: tuple[LayerGraph, list[Cut]], at: Conditions
