@@ -15,7 +15,7 @@ from partc.targets.predictor import Prediction, Roofline
 from partc.targets.regression import Fit, Regression
 from partc.targets.target import Target
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -43,7 +43,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         processor: What the machine calls its processor.
         samples: All measurements.
         fits: What a search has found for each family of layers.
-        drift: How much a network that was measured again and again differed, relative to it.
+        references_ms: What the same network took, the best time of each round of measurements.
         schema_version: Of this format.
     """
 
@@ -52,7 +52,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     processor: str
     samples: tuple[Sample, ...]
     fits: dict[str, Fit]
-    drift: float
+    references_ms: tuple[float, ...]
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -69,6 +69,12 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def networks(self) -> int:
         """How many networks the samples are from."""
         return len({sample.network for sample in self.samples})
+
+    @property
+    def drift(self) -> float:
+        """How much longer the reference took in the worst round than in the best, relatively."""
+        times_ms = self.references_ms or (1.0,)
+        return max(times_ms) / min(times_ms) - 1
 
 
 class _Version(msgspec.Struct, frozen=True):

@@ -144,10 +144,14 @@ def _calibrated(target: Target, board: Board, samples: Sequence[Sample]) -> Targ
 def describe_profile(profile: Profile) -> str:
     """One line: how much was measured, and how good the machine was to measure on."""
     spread = float(np.median([sample.spread for sample in profile.samples]))
-    return (
-        f"{len(profile.samples)} layers in {profile.networks} networks on {profile.processor}; "
-        f"between runs a layer differed by {spread:.1%}, and a whole network by {profile.drift:.1%}"
+    networks = "1 network" if profile.networks == 1 else f"{profile.networks} networks"
+    told = (
+        f"{len(profile.samples)} layers in {networks} on {profile.processor}; "
+        f"between runs a layer differed by {spread:.1%}"
     )
+    if len(profile.references_ms) < 2:
+        return told
+    return f"{told}, and a whole network between rounds by {profile.drift:.1%}"
 
 
 def _with_entry(target: Target, board: Board) -> Target:

@@ -49,13 +49,16 @@ class Rounds:
     Args:
         reference: A network.
         board: Where to measure.
+        earlier_ms: What the reference took in rounds of before.
     """
 
-    def __init__(self, reference: DrawnNetwork, board: Board) -> None:
+    def __init__(
+        self, reference: DrawnNetwork, board: Board, earlier_ms: Sequence[float] = ()
+    ) -> None:
         self._reference = reference
         self._board = board
+        self._earlier_ms = earlier_ms
         self._rounds: list[_Round] = []
-        self._references_ms: list[float] = []
 
     @property
     def samples(self) -> tuple[Sample, ...]:
@@ -63,15 +66,14 @@ class Rounds:
         return tuple(chain(*(chain(*each.measured[1:]) for each in self._rounds)))
 
     @property
-    def drift(self) -> float:
-        """How much the reference's time changed, relative to the least; 0 before any round."""
-        times_ms = self._references_ms or [1.0]
-        return max(times_ms) / min(times_ms) - 1
+    def references_ms(self) -> tuple[float, ...]:
+        """What the reference took in each round, of which only the fastest times count."""
+        return tuple(each.reference_ms for each in self._rounds)
 
     def measure(self, drawn: Sequence[DrawnNetwork]) -> None:
         """Measure networks, as one more round."""
         together = (self._reference, *drawn)
-        self._rounds.append(_Round(together, self._take_turns(together), 1))
+        self._rounds.append(_Round(together, measure(together, self._board), 1))
         if len(self._rounds) > _KEPT:
             self._rounds[-1 - _KEPT] = replace(self._rounds[-1 - _KEPT], drawn=())
 
@@ -81,7 +83,7 @@ class Rounds:
         Returns:
             Whether there was one.
         """
-        least_ms = min(self._references_ms)
+        least_ms = min((*self._earlier_ms, *self.references_ms))
         disturbed = [
             position
             for position, each in enumerate(self._rounds)
@@ -91,15 +93,10 @@ class Rounds:
             return False
         position = min(disturbed, key=lambda position: self._rounds[position].turns)
         before = self._rounds[position]
-        again = self._take_turns(before.drawn)
+        again = measure(before.drawn, self._board)
         fastest = [list(map(_faster, *pair)) for pair in zip(before.measured, again, strict=True)]
         self._rounds[position] = _Round(before.drawn, fastest, before.turns + 1)
         return True
-
-    def _take_turns(self, drawn: Sequence[DrawnNetwork]) -> list[list[Sample]]:
-        measured = measure(drawn, self._board)
-        self._references_ms.append(_total_ms(measured[0]))
-        return measured
 
 
 def measure(drawn: Sequence[DrawnNetwork], board: Board) -> list[list[Sample]]:

@@ -79,7 +79,7 @@ def profile_machine(
 
     with compilers(target) as compile_networks:
         (reference,) = compile_networks([_REFERENCE])
-        rounds = Rounds(reference, board)
+        rounds = Rounds(reference, board, before.references_ms)
         while not profile.samples or is_within(_SHARE_OF_NEW):
             drawn: list[DrawnNetwork] = []
             for network in compile_networks(list(islice(numbers, _ROUND))):
@@ -89,7 +89,7 @@ def profile_machine(
                 report(Step(networks, layers, time.monotonic() - started, budget_s))
             rounds.measure(drawn)
             rounds.repeat_disturbed()
-            profile = replace(before, samples=(*before.samples, *rounds.samples))
+            profile = _with_rounds(before, rounds)
             write_profile(profile, path)
         while rounds.samples and is_within(1) and rounds.repeat_disturbed():
             pass
@@ -98,11 +98,18 @@ def profile_machine(
 
 def _finish(before: Profile, rounds: Rounds, path: Path) -> Profile:
     """Add what was measured, and write the profile with regressions that need no search."""
-    samples, drift = (*before.samples, *rounds.samples), max(before.drift, rounds.drift)
-    profile = replace(before, samples=samples, drift=drift)
+    profile = _with_rounds(before, rounds)
     profile = replace(profile, fits=fit(profile).fits)
     write_profile(profile, path)
     return profile
+
+
+def _with_rounds(before: Profile, rounds: Rounds) -> Profile:
+    return replace(
+        before,
+        samples=(*before.samples, *rounds.samples),
+        references_ms=(*before.references_ms, *rounds.references_ms),
+    )
 
 
 def fit(profile: Profile) -> Regression:
@@ -126,7 +133,7 @@ def write_profile(profile: Profile, path: Path) -> None:
 
 def _begin(target: Target, board: Board, path: Path) -> Profile:
     """The profile that is there, or an empty one."""
-    empty = Profile(target.name, target.threads, board.processor, (), {}, 0.0)
+    empty = Profile(target.name, target.threads, board.processor, (), {}, ())
     if not path.exists():
         return empty
     found = load_profile(path)
@@ -146,7 +153,7 @@ def _begin(target: Target, board: Board, path: Path) -> Profile:
 def _choose_networks(profile: Callable[[], Profile]) -> Iterator[int]:
     """Numbers of networks to measure next, without end."""
     number = 1 + max((sample.network for sample in profile().samples), default=0)
-    for _ in range(_FIRST_ROUNDS * _ROUND):
+    for _ in range(_FIRST_ROUNDS * _ROUND - profile().networks):
         yield number
         number += 1
     known = profile()

@@ -43,11 +43,12 @@ def small_network(number: int) -> LayerGraph:
 class FakeBoard:
     """Computes ten gigaflops a second, and takes a microsecond to start a layer.
 
-    After a pause, it takes ``entry_ms`` more, and each layer ``cold_share`` longer.
+    After a pause, it takes ``entry_ms`` more, and each layer ``cold_share`` longer. All layers, or
+    each of a network's, may take some times longer.
     """
 
     processor: str = "an abacus"
-    slower: float = 1.0
+    slower: float | Array = 1.0
     entry_ms: float = 0.5
     cold_share: float = 0.25
     measured: list[LayerGraph] = field(default_factory=list[LayerGraph])
@@ -56,8 +57,8 @@ class FakeBoard:
     def load(self, network: LayerGraph, inputs: Mapping[str, Array]) -> FakeNetwork:
         assert inputs.keys() == {tensor.name for tensor in network.inputs}
         self.measured.append(network)
-        times_ms = [self.slower * formula_ms(layer) for layer in network.layers]
-        return FakeNetwork(self, np.array(times_ms), len(self.measured))
+        times_ms = self.slower * np.array([formula_ms(layer) for layer in network.layers])
+        return FakeNetwork(self, times_ms, len(self.measured))
 
 
 @dataclass

@@ -71,7 +71,7 @@ def profile() -> Profile:
     measured = samples()
     workloads = [sample.workload for sample in measured]
     fits = Regression(workloads, [sample.latency_ms for sample in measured], {}).fits
-    return Profile("board", 2, "A processor", measured, fits, drift=0.02)
+    return Profile("board", 2, "A processor", measured, fits, (10.0, 10.2))
 
 
 @pytest.fixture
@@ -162,6 +162,16 @@ def test_a_later_version_with_other_fields_is_told_as_such(tmp_path: Path):
         load_profile(path)
 
 
+@pytest.mark.parametrize(
+    ("references_ms", "drift"), [((), 0), ((2.0,), 0), ((2.0, 3.0, 2.5), 0.5), ((4.0, 2.0), 1)]
+)
+def test_drift_is_between_the_best_and_the_worst_round(
+    profile: Profile, references_ms: tuple[float, ...], drift: float
+):
+    changed = msgspec.structs.replace(profile, references_ms=references_ms)
+    assert changed.drift == pytest.approx(drift)
+
+
 # Predictions -------------------------------------------------------------------------------------
 
 
@@ -186,7 +196,7 @@ def test_the_roofline_stands_in_for_what_was_not_measured(profile: Profile):
 
 
 def test_an_empty_profile_leaves_the_roofline():
-    nothing = Profile("board", 2, "A processor", (), {}, 0.0)
+    nothing = Profile("board", 2, "A processor", (), {}, ())
     layers = [softmax(50, 50), resize(100)]
     assert Measured(BOARD, nothing).predict(layers) == [
         replace(bound, extrapolated=True) for bound in Roofline(BOARD).predict(layers)

@@ -23,7 +23,7 @@ from partc.targets.features import describe
 from partc.targets.load import LoadCurve
 from partc.targets.meter import Recording
 from partc.targets.predictor import predictor_for
-from partc.targets.profile import load_profile
+from partc.targets.profile import Profile, Sample, load_profile
 from partc.targets.target import Target, load_target
 
 FITTED = ("achieved_fraction", "memory_bandwidth_gb_s", "launch_overhead_us")
@@ -121,7 +121,9 @@ class TestProfile:
     def test_plans_are_made_from_it(self, partc: Partc, tiny_model: Path, tmp_path: Path) -> None:
         """Small networks, compiled and measured here for six seconds."""
         told = partc("profile", "--budget", "0.1", "-o", "x.toml")
-        assert re.match(r"\d+ layers in \d+ networks on .*; between runs a layer differed by", told)
+        assert re.match(
+            r"\d+ layers in \d+ networks? on .*; between runs a layer differed by", told
+        )
         assert {path.name for path in tmp_path.iterdir()} == {"x.toml", "x.profile.json"}
         target = load_target("x.toml")
         assert target.profile == "x.profile.json"
@@ -140,6 +142,23 @@ class TestProfile:
             replace(profile, samples=tuple(slower), fits={}), Path("x.profile.json")
         )
         assert plan_ms() > 20 * before_ms
+
+    @pytest.mark.parametrize(
+        ("references_ms", "told"),
+        [
+            ((), "differed by 0.5%"),
+            ((3.0,), "differed by 0.5%"),
+            ((3.0, 3.3, 3.0), "differed by 0.5%, and a whole network between rounds by 10.0%"),
+        ],
+    )
+    def test_how_good_the_machine_was(self, references_ms: tuple[float, ...], told: str) -> None:
+        """One round tells nothing of what changes between rounds."""
+        workloads = describe(small_network(1).layers)
+        samples = tuple(Sample(1, workload, 2.0, 0.005) for workload in workloads)
+        profile = Profile("native", 1, "an abacus", samples, {}, references_ms)
+        assert command.describe_profile(profile) == (
+            f"3 layers in 1 network on an abacus; between runs a layer {told}"
+        )
 
     def test_a_board_that_is_slower_makes_slower_plans(
         self, partc: Partc, fake: FakeBoard, monkeypatch: pytest.MonkeyPatch
