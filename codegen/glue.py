@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 import partc.runtime
 from partc.codegen.source import identifiers, literal, prose, source
 from partc.graph import LayerGraph, Tensor
-from partc.plan import NamedPlan, PlanTable, Side
+from partc.plan import Cut, NamedPlan, PlanTable, Side
 from partc.runtime.spec import ArtifactSpec, ModelSpec, PlanSpec, TensorSpec
 from partc.runtime.tensors import describe
 
@@ -26,16 +26,31 @@ _NO_FIELDS = frozenset(("count", "index", "np", "NDArray"))
 
 
 def model_spec(
-    graph: LayerGraph, table: PlanTable, default_plan: str, artifacts: Iterable[ArtifactSpec]
+    graph: LayerGraph,
+    table: PlanTable,
+    default_plan: str,
+    artifacts: Iterable[ArtifactSpec],
+    is_eligible: Callable[[Cut], bool] = lambda _: True,
 ) -> ModelSpec:
-    """The facts about a model and its plans that both halves need."""
+    """The facts about a model and its plans that both halves need.
+
+    Args:
+        graph: What the plans are of.
+        table: The plans.
+        default_plan: The name of the plan of a call that names none.
+        artifacts: The compiled halves.
+        is_eligible: Whether a plan may be chosen without being asked for by name.
+    """
     digests = [digest for half in artifacts for digest in (half.library_sha256, half.params_sha256)]
     return ModelSpec(
         name=graph.name,
         digest=hashlib.sha256("".join(digests).encode()).hexdigest(),
         inputs=_tensor_specs(graph.inputs),
         outputs=_tensor_specs(graph.outputs),
-        plans=tuple(_plan_spec(plan, version) for version, plan in enumerate(table.plans)),
+        plans=tuple(
+            _plan_spec(plan, version, is_eligible(plan.plan.cut))
+            for version, plan in enumerate(table.plans)
+        ),
         default_plan=default_plan,
     )
 
@@ -87,7 +102,7 @@ def _named(
     return zip(identifiers([spec.name for spec in tensors], reserved), tensors, strict=True)
 
 
-def _plan_spec(named: NamedPlan, version: int) -> PlanSpec:
+def _plan_spec(named: NamedPlan, version: int, eligible: bool) -> PlanSpec:
     return PlanSpec(
         name=named.name,
         version=version,
@@ -97,6 +112,7 @@ def _plan_spec(named: NamedPlan, version: int) -> PlanSpec:
         download=_tensor_specs(named.plan.download),
         device_ms=float(named.plan.device_ms),
         server_ms=float(named.plan.server_ms),
+        eligible=eligible,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,14 @@ from partc.passes.build import build_graph
 from partc.passes.canonicalize import canonicalize
 from partc.passes.segment import build_plan_table
 from partc.plan import PlanTable, Side
-from partc.planner import Progress, decide, predict_costs, survey, trade
+from partc.planner import (
+    Progress,
+    decide,
+    keeps_constraints,
+    predict_costs,
+    survey,
+    trade,
+)
 from partc.report.decision import Decision
 from partc.report.front import Front
 from partc.report.html import report_html
@@ -87,7 +95,8 @@ def _write_bundle(
     table = build_plan_table(graph, cuts, entry_charges(goal.target, goal.server))
     artifacts = _build_halves(graph, table, goal, staging, progress)
     default_plan = table.find(decisions[0].plan.cut).name
-    spec = model_spec(graph, table, default_plan, artifacts.values())
+    eligible = partial(keeps_constraints, graph, goal)
+    spec = model_spec(graph, table, default_plan, artifacts.values(), eligible)
     progress(f"Verifying {len(table.plans)} plans against the source model")
     _verify(source, spec, graph, table, goal, staging, artifacts)
     for side, artifact in artifacts.items():

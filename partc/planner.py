@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -13,7 +13,7 @@ from partc.goal import Constraints, Goal
 from partc.graph import LayerGraph
 from partc.passes.annotate import annotate, entry_charges
 from partc.passes.envelope import find_envelope
-from partc.passes.limited import Limit, Limits, Optimum, find_limited_cut
+from partc.passes.limited import Limit, Limits, Optimum, find_limited_cut, keeps
 from partc.passes.pareto import find_front
 from partc.passes.pins import resolve_pins
 from partc.passes.price import Price, price
@@ -83,6 +83,15 @@ def survey(graph: LayerGraph, goal: Goal, link: Link) -> Survey:
     envelope = find_envelope(graph, find, cost_at, goal.range(link), entry)
     names = (goal.target.name, goal.server.name, link.name)
     return Survey(graph, goal.objective, *names, envelope)
+
+
+def keeps_constraints(graph: LayerGraph, goal: Goal, cut: Cut) -> bool:
+    """Whether a cut keeps those of a goal's constraints that do not depend on conditions."""
+    wanted = replace(goal.constraints, deadline_ms=None, energy_mj=None, server_ms=None)
+    link = goal.links[0]
+    limits = _limits(_case(graph, replace(goal, constraints=wanted), link, goal.conditions(link)))
+    sides = {name: cut.side(graph.by_name[name]) for name in limits.pins}
+    return sides == limits.pins and keeps(graph, cut, limits)
 
 
 def trade(graph: LayerGraph, goal: Goal, link: Link, progress: Progress = lambda _: None) -> Front:

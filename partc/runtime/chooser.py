@@ -18,12 +18,13 @@ class Chooser:
     round trip, so comparing all of them is one product of a matrix and a vector.
 
     Args:
-        plans: With what they are predicted to take.
+        plans: With what they are predicted to take; those that are not eligible are never chosen.
     """
 
     def __init__(self, plans: Sequence[PlanSpec]) -> None:
-        self._names = tuple(plan.name for plan in plans)
-        self._costs = np.array([_coefficients(plan) for plan in plans])
+        eligible = [plan for plan in plans if plan.eligible]
+        self._names = tuple(plan.name for plan in eligible)
+        self._costs = np.array([_coefficients(plan) for plan in eligible])
 
     def choose(
         self,

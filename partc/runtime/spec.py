@@ -62,7 +62,8 @@ class PlanSpec:
     """Which segments run where, and which tensors travel.
 
     ``version`` is the model version under which the server offers its part; ``device_ms`` and
-    ``server_ms`` are what either side is predicted to take for it.
+    ``server_ms`` are what either side is predicted to take for it. A plan that is not ``eligible``
+    does not keep what was asked of plans; it runs if it is asked for by name.
     """
 
     name: str
@@ -73,6 +74,7 @@ class PlanSpec:
     download: tuple[TensorSpec, ...]
     device_ms: float = 0.0
     server_ms: float = 0.0
+    eligible: bool = True
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from partc.compiler import compile_model, lower_model, plan_model
 from partc.errors import BundleError, CompilerError, PartcError, TargetError
 from partc.goal import Goal, make_goal
 from partc.manifest import hash_files
-from partc.plan import Objective
+from partc.plan import Objective, Side
 from partc.planner import decide, predict_costs
 from partc.targets.target import Target
 
@@ -212,3 +212,9 @@ def test_a_bundle_is_whole(tiny_bundle: Bundle) -> None:
         for name in (program, "__init__.py", "__main__.py", "requirements.txt", "model.so"):
             assert f"{side}/{name}" in files
     assert {"report.html", "server/Dockerfile"} <= files.keys()
+
+
+def test_plans_that_do_not_keep_what_was_asked_are_not_chosen(tiny_bundle: Bundle) -> None:
+    model = tiny_bundle.half(Side.DEVICE).Model()
+    assert model.choose_plan(1e6, 1e6, 0.0) == "cut-1"
+    assert model.choose_plan(1e-6, 1e-6, 1e6) == "cut-1"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -52,6 +53,12 @@ def test_it_is_the_plan_that_takes_least(
 )
 def test_by_hand(given_: tuple[float, ...], expected: str) -> None:
     assert Chooser(PLANS).choose(*given_) == expected
+
+
+def test_what_is_not_eligible_is_not_chosen() -> None:
+    barred = (replace(PLANS[0], eligible=False), PLANS[1])
+    assert Chooser(PLANS).choose(8.0, 8.0, 0.0) == "server-only"
+    assert Chooser(barred).choose(8.0, 8.0, 0.0) == "device-only"
 
 
 @pytest.mark.parametrize(
