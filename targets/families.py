@@ -7,23 +7,40 @@ from collections.abc import Mapping
 
 from partc.graph import Layer
 
-COSTLY = frozenset(
-    "acos acosh asin asinh atan atan2 atanh cos cosh erf exp gelu gelu_tanh log log_add_exp power "
-    "selu sigmoid silu sin sinh softplus tan tanh".split()
+_VECTORISED = frozenset("erf exp gelu gelu_tanh log power selu sigmoid silu softplus tanh".split())
+"""Those of many instructions that are polynomials in vectors, each about as long."""
+
+COSTLY = _VECTORISED | frozenset(
+    "acos acosh asin asinh atan atan2 atanh cos cosh log_add_exp sin sinh tan".split()
 )
 """Operators that take many instructions for each element."""
+
+_CHEAP = frozenset(
+    "abs add bitwise_and bitwise_not bitwise_or bitwise_xor ceil clip divide equal ewise_fma floor "
+    "greater greater_equal isfinite isinf isnan leakyrelu left_shift less less_equal logical_and "
+    "logical_not logical_or logical_xor maximum minimum multiply negative not_equal prelu relu "
+    "right_shift round rsqrt sign sqrt square subtract trunc where".split()
+)
+"""Operators of an instruction or two for a whole vector of elements."""
 
 _CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 _REDUCTIONS = frozenset(
     "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d argmax argmin max mean median min "
     "prod std sum variance".split()
 )
+_SCANS = frozenset(("cumprod", "cumsum"))
 _COPIES = frozenset("expand_dims flatten reshape squeeze".split())
+_ALIKE = _VECTORISED | _CHEAP | _COPIES | {"permute_dims"}
 _MOVES = frozenset(
     "astype broadcast_to expand_dims flatten flip full full_like gather_elements gather_nd "
     "index_tensor one_hot pad pixel_shuffle repeat reshape scatter_elements scatter_nd "
     "slice_scatter split squeeze stack tile".split()
 )
+
+
+def unlike_others(layer: Layer) -> tuple[str, ...]:
+    """The layer's operators whose time says nothing of others', nor others' of theirs, sorted."""
+    return tuple(sorted({layer.kind, *layer.ops} - _ALIKE))
 
 
 def family(layer: Layer) -> str:
@@ -42,6 +59,10 @@ def family(layer: Layer) -> str:
         return _pooling_family(layer)
     if kind in _REDUCTIONS:
         return _reduction_family(layer)
+    if kind in _SCANS:
+        return "scan"
+    if kind.startswith("attention"):
+        return "attention"
     if kind == "take" and layer.inputs[:1] and layer.inputs[0].type == layer.outputs[0].type:
         return "shuffle"
     if kind == "multiply" and "expand_dims" in layer.ops:
@@ -118,7 +139,10 @@ BY_FAMILY: Mapping[str, tuple[str, ...]] = {
     "response norm": ("pixels out", "channels out", "kernel"),
     "reduction": ("written", *_ROWS),
     "argmax": ("written", *_ROWS),
+    "scan": ("read", "last in", "run"),
+    "attention": ("channels in", "pixels in", "last in"),
     "layer_norm": _ROWS,
+    "rms_norm": _ROWS,
     "instance_norm": ("read", "last in"),
     "group_norm": ("read", "last in"),
     "softmax": _ROWS,

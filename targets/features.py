@@ -9,7 +9,7 @@ from functools import cached_property
 import msgspec
 
 from partc.graph import Layer
-from partc.targets.families import COSTLY, family
+from partc.targets.families import COSTLY, family, unlike_others
 from partc.targets.surroundings import Surroundings, logarithms
 
 _LANES = (4, 8, 16)
@@ -26,11 +26,13 @@ class Workload(msgspec.Struct, frozen=True):
         kind: The anchor operator.
         family: Which layers take time for like reasons.
         features: Natural logarithms of counts, by name.
+        operators: Those that take a time of their own, which nothing else tells; sorted.
     """
 
     kind: str
     family: str
     features: dict[str, float]
+    operators: tuple[str, ...] = ()
 
 
 class Described(tuple[Layer, ...]):
@@ -49,7 +51,12 @@ def describe(layers: Sequence[Layer]) -> list[Workload]:
 def _describe(layers: Sequence[Layer]) -> list[Workload]:
     around = Surroundings(layers)
     return [
-        Workload(layer.kind, family(layer), _features(layer) | around.features(position))
+        Workload(
+            layer.kind,
+            family(layer),
+            _features(layer) | around.features(position),
+            unlike_others(layer),
+        )
         for position, layer in enumerate(layers)
     ]
 

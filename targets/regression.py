@@ -151,6 +151,7 @@ class _Family:
         known: Fit | Matrix,
     ) -> None:
         self._names = names
+        self._operators = {name for workload in workloads for name in workload.operators}
         extents, work = self._extents(workloads), _count_work(workloads)
         self._low, self._high = extents.min(axis=0), extents.max(axis=0)
         self._mean, self._deviation = extents.mean(axis=0), np.maximum(extents.std(axis=0), 1e-3)
@@ -164,13 +165,14 @@ class _Family:
 
     def predict(self, workloads: Sequence[Workload]) -> list[Prediction]:
         extents = self._extents(workloads)
-        strange = (extents < self._low - _MARGIN) | (extents > self._high + _MARGIN)
+        outside = (extents < self._low - _MARGIN) | (extents > self._high + _MARGIN)
+        strange = [not self._operators.issuperset(workload.operators) for workload in workloads]
         means, deviations = self._process.predict(self._normal(extents), return_std=True)
         logarithms = _analytic(self._rates, _count_work(workloads)) + self.fit.share * means
         return [
-            Prediction(float(latency_ms), float(deviation), bool(outside))
-            for latency_ms, deviation, outside in zip(
-                np.exp(logarithms), deviations, strange.any(axis=1), strict=True
+            Prediction(float(latency_ms), float(deviation), bool(extrapolated))
+            for latency_ms, deviation, extrapolated in zip(
+                np.exp(logarithms), deviations, outside.any(axis=1) | strange, strict=True
             )
         ]
 

@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from relax_models import layer_graph
 
+from partc.codegen.kernels.mathematics import legalize_map
 from partc.graph import Layer, Tensor, TensorType
+from partc.passes.build import ELEMENTWISE
 from partc.passes.canonicalize import canonicalize
-from partc.targets.families import BY_FAMILY, family
+from partc.targets.families import BY_FAMILY, COSTLY, family
 from partc.targets.features import count_work, describe
 from partc.targets.regression import COMMON
 
@@ -27,6 +29,7 @@ CONVOLUTION = {
     "out_width": 12,
 }
 MATRIX = {"rows": 3, "inner": 4, "columns": 5}
+VECTOR_FUNCTIONS = {name.rpartition(".")[2] for name in legalize_map()}
 KINDS = sorted({str(name).rsplit(".", 1)[-1] for name in tvm.ir.Op.list_op_names()})
 
 
@@ -91,7 +94,11 @@ EXAMPLES: list[tuple[Layer, str]] = [
     (layer("sum", made=(1, 10, 12)), "reduction"),
     (layer("max", read=(3, 4), made=(3,)), "reduction"),
     (layer("argmin", made=(1, 8)), "argmax"),
+    (layer("cumsum"), "scan"),
+    (layer("attention"), "attention"),
+    (layer("attention_bias"), "attention"),
     (layer("layer_norm"), "layer_norm"),
+    (layer("rms_norm"), "rms_norm"),
     (layer("instance_norm"), "instance_norm"),
     (layer("group_norm"), "group_norm"),
     (layer("softmax"), "softmax"),
@@ -128,6 +135,34 @@ def test_families(example: Layer, expected: str):
 
 def test_every_family_has_an_example():
     assert BY_FAMILY.keys() == {expected for _, expected in EXAMPLES}
+
+
+@pytest.mark.parametrize(
+    ("kind", "ops", "expected"),
+    [
+        ("relu", ("relu",), ()),
+        ("add", ("add", "tanh", "reshape", "permute_dims"), ()),
+        ("sigmoid", ("sigmoid",), ()),
+        ("reshape", ("reshape",), ()),
+        ("conv2d", ("conv2d", "add", "relu"), ("conv2d",)),
+        ("depthwise_conv2d", ("conv2d", "gelu"), ("conv2d", "depthwise_conv2d")),
+        ("matmul", ("matmul", "sin"), ("matmul", "sin")),
+        ("floor_mod", ("floor_mod", "add"), ("floor_mod",)),
+        ("an operator of tomorrow", ("an operator of tomorrow",), ("an operator of tomorrow",)),
+    ],
+)
+def test_operators_that_no_other_stands_for(
+    kind: str, ops: tuple[str, ...], expected: tuple[str, ...]
+):
+    """Cheap ones take alike, and so do functions that are polynomials in vectors."""
+    (workload,) = describe([layer(kind, ops=ops)])
+    assert workload.operators == expected
+
+
+def test_every_element_wise_operator_is_known_to_be_cheap_or_not():
+    """One that is added to what is fused has to be told apart here, too."""
+    alone = {name for name in ELEMENTWISE if describe([layer(name)])[0].operators}
+    assert alone == COSTLY - VECTOR_FUNCTIONS | {"floor_divide", "floor_mod", "mod"}
 
 
 PARAMETERS = st.fixed_dictionaries(

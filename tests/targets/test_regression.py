@@ -122,6 +122,24 @@ def test_an_extent_that_no_sample_had_is_extrapolated(samples: list[Workload]):
     assert [each.extrapolated for each in known(regression, [plain, fused])] == [False, True]
 
 
+def with_operators(workload: Workload, *operators: str) -> Workload:
+    return Workload(workload.kind, workload.family, workload.features, operators)
+
+
+def test_an_operator_that_no_sample_had_is_extrapolated(samples: list[Workload]):
+    """However usual its extents are; what other families have measured says nothing of it."""
+    own = [with_operators(each, "matmul") for each in samples[:80]]
+    own += [with_operators(each, "matmul", "sin") for each in samples[80:]]
+    others = [product(*[10 * n] * 3, family="softmax") for n in range(1, 11)]
+    others = [with_operators(each, "tan") for each in others]
+    regression = Regression([*own, *others], times_ms([*own, *others]), {})
+    (plain,) = products(1, 5, 1.5, 2.5)
+    asked = [(), ("matmul",), ("sin",), ("matmul", "sin"), ("matmul", "tan"), ("einsum",)]
+    found = known(regression, [with_operators(plain, *operators) for operators in asked])
+    assert [each.extrapolated for each in found] == [False] * 4 + [True] * 2
+    assert [each.latency_ms for each in found] == pytest.approx([found[0].latency_ms] * 6)
+
+
 def test_far_off_it_still_follows_the_rates(learned: Regression):
     (huge,) = known(learned, [product(10_000, 10_000, 10_000)])
     assert huge.extrapolated
