@@ -26,7 +26,7 @@ from partc.options import (
     by_name,
     takes_a_goal,
 )
-from partc.plan import Cut, Objective, Side
+from partc.plan import Cut, Side
 from partc.progress import show_budget, show_steps
 
 # What only some commands need is imported where they need it: the compiler takes seconds to load.
@@ -117,6 +117,15 @@ def plan(
         bool,
         typer.Option("--pareto", help="Show all plans between least latency and least energy."),
     ] = False,
+    switches: Annotated[
+        int,
+        typer.Option(
+            metavar="COUNT",
+            min=1,
+            help="How often layers may change between device and server; 2 lets the last ones, or "
+            "all behind the first ones, be on the device again.",
+        ),
+    ] = 1,
     compare: Annotated[
         bool, typer.Option("--compare", help="Show what other planners would choose.")
     ] = False,
@@ -125,104 +134,30 @@ def plan(
 
     For a range of conditions, such as --uplink 0.5..50, show every plan that wins in it.
     """
+    from partc.report.terminal import report_console
+
     shapes = _shapes(shape)
     find_form(model)
     if (as_json or plot) and len(goal.links) > 1:
         option = "--json prints" if as_json else "--plot draws"
-        raise PartcError(f"{option} one decision, but {len(goal.links)} links were given")
+        raise PartcError(f"{option} one answer, but {len(goal.links)} links were given")
     if plot and not goal.varies:
         raise PartcError("--plot draws a range of conditions; give one, such as --uplink 0.5..50")
-    if pareto and (goal.varies or goal.objective is not Objective.LATENCY):
-        raise PartcError(
-            "--pareto is about latency and energy under given conditions; leave out --objective "
-            "and ranges"
-        )
-    if compare and (goal.varies or pareto):
-        raise PartcError("--compare is about one decision; leave out --pareto and ranges")
-    if compare:
-        _compare(model, goal, shapes, as_json)
-    elif pareto:
-        _trade(model, goal, shapes, as_json)
-    elif goal.varies:
-        _survey(model, goal, shapes, as_json, plot)
-    else:
-        _decide(model, goal, shapes, as_json)
-
-
-def _decide(model: str, goal: Any, shapes: dict[str, tuple[int, ...]], as_json: bool) -> None:
-    from partc.report.json import decision_json
-    from partc.report.terminal import print_decision, report_console
-
     with show_steps() as progress:
-        from partc.compiler import plan_model
+        from partc.answers import Question, answer
 
-        decisions = plan_model(model, goal, shapes, progress=progress)
+        question = Question(pareto, compare, switches)
+        question.check(goal)
+        answers = answer(model, goal, question, shapes, progress)
     console = report_console(sys.stdout)
-    for decision in decisions:
+    for each in answers:
         if as_json:
-            typer.echo(decision_json(decision), nl=False)
+            typer.echo(each.json(), nl=False)
         else:
-            print_decision(decision, console)
+            each.show(console)
             console.print()
-
-
-def _compare(model: str, goal: Any, shapes: dict[str, tuple[int, ...]], as_json: bool) -> None:
-    with show_steps() as progress:
-        from partc.compiler import plan_model
-
-        decisions = plan_model(model, goal, shapes, progress=progress)
-    from partc.passes.annotate import entry_charges
-    from partc.report.comparison import compare, comparison_json, print_comparison
-    from partc.report.terminal import report_console
-
-    console, entry = report_console(sys.stdout), entry_charges(goal.target, goal.server)
-    for decision in decisions:
-        rows = compare(decision, entry)
-        if as_json:
-            typer.echo(comparison_json(decision, rows), nl=False)
-        else:
-            print_comparison(decision, rows, console)
-            console.print()
-
-
-def _trade(model: str, goal: Any, shapes: dict[str, tuple[int, ...]], as_json: bool) -> None:
-    with show_steps() as progress:
-        from partc.compiler import trade_model
-
-        fronts = trade_model(model, goal, shapes, progress=progress)
-    from partc.report.front import front_json, print_front
-    from partc.report.terminal import report_console
-
-    console = report_console(sys.stdout)
-    for front in fronts:
-        if as_json:
-            typer.echo(front_json(front), nl=False)
-        else:
-            print_front(front, console)
-            console.print()
-
-
-def _survey(
-    model: str, goal: Any, shapes: dict[str, tuple[int, ...]], as_json: bool, plot: Path | None
-) -> None:
-    with show_steps() as progress:
-        from partc.compiler import survey_model
-
-        surveys = survey_model(model, goal, shapes, progress=progress)
-    from partc.report.survey import print_survey, survey_json
-    from partc.report.terminal import report_console
-
-    console = report_console(sys.stdout)
-    for found in surveys:
-        if as_json:
-            typer.echo(survey_json(found), nl=False)
-        else:
-            print_survey(found, console)
-            console.print()
-    if plot:
-        from partc.report.plot import save_plot
-
-        save_plot(surveys[0], plot)
+    if plot and answers[0].plot:
+        answers[0].plot(plot)
         typer.echo(f"wrote {plot}", err=as_json)
 
 

@@ -30,12 +30,9 @@ from partc.planner import (
     keeps_constraints,
     predict_costs,
     survey,
-    trade,
 )
 from partc.report.decision import Decision
-from partc.report.front import Front
 from partc.report.html import report_html
-from partc.report.survey import Survey
 from partc.runtime.executor import Executor
 from partc.runtime.spec import ArtifactSpec, ModelSpec
 
@@ -116,30 +113,6 @@ def plan_model(
     """The decision for each link, without compiling; arguments as for :func:`compile_model`."""
     graph = lower_model(model, shapes, examples, progress)
     return decide(predict_costs(graph, goal, progress), goal)
-
-
-def survey_model(
-    model: Any,
-    goal: Goal,
-    shapes: Shapes | None = None,
-    examples: Any = None,
-    progress: Progress = lambda _: None,
-) -> tuple[Survey, ...]:
-    """The plans that win in a range of conditions, for each link; else as :func:`plan_model`."""
-    graph = predict_costs(lower_model(model, shapes, examples, progress), goal, progress)
-    return tuple(survey(graph, goal, link) for link in goal.links)
-
-
-def trade_model(
-    model: Any,
-    goal: Goal,
-    shapes: Shapes | None = None,
-    examples: Any = None,
-    progress: Progress = lambda _: None,
-) -> tuple[Front, ...]:
-    """The plans between least latency and least energy; else as :func:`plan_model`."""
-    graph = predict_costs(lower_model(model, shapes, examples, progress), goal, progress)
-    return tuple(trade(graph, goal, link, progress) for link in goal.links)
 
 
 def lower_model(

@@ -17,11 +17,13 @@ from partc.passes.limited import Limit, Limits, Optimum, find_limited_cut, keeps
 from partc.passes.pareto import find_front
 from partc.passes.pins import resolve_pins
 from partc.passes.price import Price, price
+from partc.passes.switches import SwitchingProblem, find_placement
 from partc.plan import Conditions, Cut, DevicePower, EntryCharges, Objective, Plan, make_plan
 from partc.quantities import format_nbytes
 from partc.report.decision import Decision
 from partc.report.front import Front
 from partc.report.survey import Survey
+from partc.report.switching import Switching
 from partc.targets.link import Link, device_power
 from partc.targets.predictor import Predictor, predictor_for
 from partc.targets.target import Target
@@ -121,6 +123,46 @@ def trade(graph: LayerGraph, goal: Goal, link: Link, progress: Progress = lambda
         power=case.power,
         plans=tuple(map(case.plan, cuts)),
         keeping=_describe_limits(goal, limits),
+    )
+
+
+def switch(graph: LayerGraph, goal: Goal, link: Link, switches: int) -> Switching:
+    """Find the best placement that may change sides several times, and the best cut beside it.
+
+    Args:
+        graph: An annotated graph.
+        goal: What to plan for; of its constraints only those that keep layers on a side.
+        link: What lies between.
+        switches: How often a path through the graph may change sides.
+
+    Raises:
+        PartcError: The objective or a constraint cannot be kept.
+        InfeasibleError: Layers cannot be where they have to be.
+    """
+    wanted = goal.constraints
+    sides_only = Constraints(pins=wanted.pins, private_until=wanted.private_until)
+    if goal.objective is Objective.THROUGHPUT or goal.rate_hz or wanted != sides_only:
+        raise PartcError(
+            "--switches is for latency, energy or both weighted, and keeps --pin, --forbid and "
+            "--private-until; leave out other limits"
+        )
+    case = _case(graph, goal, link, goal.conditions(link))
+    aim = aim_of(goal.objective, case.power, goal.ms_per_mj)
+    problem = SwitchingProblem(graph, aim.costs[0], case.conditions, case.entry)
+    pins = _limits(case).pins
+    placement, bound = find_placement(problem, switches, pins)
+    cut = case.plan(_best(case, goal.objective, _limits(case)).cut)
+    return Switching(
+        graph=graph,
+        objective=goal.objective,
+        machines=(goal.target.name, goal.server.name),
+        link=link.name,
+        placement=placement,
+        cost=problem.total(placement),
+        bound=bound,
+        cut=cut,
+        cut_cost=aim.of(cut, case.conditions),
+        unit=aim.unit,
     )
 
 

@@ -140,7 +140,17 @@ class TestPlan:
         report = json.loads(run("plan", tiny_model, *options, "--json").out)
         assert len(report["plans"]) == 1
         refused = run("plan", tiny_model, *options, "--uplink", "1..2")
-        assert_refused(refused, "--pareto is about latency and energy under given conditions")
+        assert_refused(
+            refused, "--pareto and a range of conditions are different questions; ask one at a time"
+        )
+
+    def test_layers_may_return_to_the_device(self, run: Run, tiny_model: Path) -> None:
+        options = ["--target", "jetson-tx2", "--switches", 2]
+        assert "goes to the server once" in run("plan", tiny_model, *options).out
+        report = json.loads(run("plan", tiny_model, *options, "--json").out)
+        assert [phase["side"] for phase in report["phases"]] == ["device"]
+        refused = run("plan", tiny_model, *options, "--deadline", 3)
+        assert_refused(refused, "leave out other limits")
 
     def test_other_planners_are_compared(self, run: Run, tiny_model: Path) -> None:
         options = ["--target", "jetson-tx2", "--compare"]
@@ -149,7 +159,7 @@ class TestPlan:
             assert f"\n{planner} " in table
         assert "planners" in json.loads(run("plan", tiny_model, *options, "--json").out)
         refused = run("plan", tiny_model, *options, "--pareto")
-        assert_refused(refused, "--compare is about one decision")
+        assert_refused(refused, "--pareto and --compare are different questions")
 
     def test_limits_are_said_and_kept(self, run: Run, tiny_model: Path) -> None:
         options = ["--max-upload", "1kB", "--deadline", 500, "--must-split"]
@@ -363,7 +373,7 @@ class TestMistakes:
 
     def test_json_of_two_links(self, run: Run, tiny_model: Path) -> None:
         options = "--target native --json --link lte --link wifi".split()
-        assert_refused(run("plan", tiny_model, *options), "prints one decision, but 2 links were")
+        assert_refused(run("plan", tiny_model, *options), "prints one answer, but 2 links were")
 
     def test_two_views(self, run: Run, tiny_model: Path) -> None:
         assert_refused(run("inspect", tiny_model, "--dot", "--json"), "give one of --json, --text")

@@ -27,6 +27,9 @@ DECIDING = (
         f"partc.passes.{name}"
         for name in (
             "annotate",
+            "baselines",
+            "chain",
+            "closure",
             "cut",
             "envelope",
             "limited",
@@ -34,7 +37,10 @@ DECIDING = (
             "pareto",
             "pins",
             "price",
+            "schedule",
             "segment",
+            "switches",
+            "tiers",
         )
     ),
     "partc.targets",
