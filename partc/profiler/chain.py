@@ -19,6 +19,9 @@ from partc.profiler.layers import Layers
 
 _STEPS = 9
 
+SQUARE = 300_000_000
+"""Multiply-adds of a dense layer that is as wide as what it reads; attention has three in one."""
+
 Step = Callable[[Any], Any]
 
 
@@ -59,7 +62,7 @@ class Scale:
 
     def sequence(self, random: np.random.Generator) -> tuple[int, ...]:
         width = usual(random, 16 * between(random, 2, self.channels // 16), _WIDTHS)
-        most = max(8, min(400, self.elements // width))
+        most = max(8, min(400, self.elements // width, SQUARE // width**2))
         length = between(random, max(4, most // 20), most)
         return (1, usual(random, length, [each for each in _LENGTHS if each <= most]), width)
 
@@ -158,3 +161,8 @@ class Chain:
 
     def _softmax(self, x: Any) -> Any:
         return self._net.emit(op.nn.softmax(x, -1))
+
+    def _keep(self, made: Any) -> None:
+        """Let what was made be an output, and go on with what there was before."""
+        if math.prod(shape_of(made)) <= self._scale.elements:
+            self._kept.append(made)

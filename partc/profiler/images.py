@@ -53,6 +53,9 @@ class Images(Chain):
             (self._respond, 2),
             (self._classify, 4),
             (self._to_last, 2),
+            (self._normalise_groups, 3),
+            (self._pad, 2),
+            (self._pool_adaptively, 2),
         ]
 
     def _channels(self, low: int = 8, high: int = 1024) -> int:
@@ -173,6 +176,24 @@ class Images(Chain):
 
     def _normalise(self, x: Any) -> Any:
         return self._net.instance_norm(x)
+
+    def _normalise_groups(self, x: Any) -> Any:
+        groups = [count for count in (1, 2, 4, 8, 16, 32) if shape_of(x)[1] % count == 0]
+        return self._net.group_norm(x, self._choose(groups))
+
+    def _pad(self, x: Any) -> Any:
+        """Beside what goes on: a convolution that follows would pad for itself."""
+        before, after = self._choose([(1, 1), (0, 1), (2, 2), (3, 3)])
+        widths = [0, 0, 0, 0, before, after, before, after]
+        mode = self._choose(["constant", "reflect", "replicate"])
+        self._keep(self._net.emit(op.nn.pad(x, widths, mode)))
+        return x
+
+    def _pool_adaptively(self, x: Any) -> Any:
+        """To a plane of some pixels, or of one."""
+        size = min(self._choose([1, 2, 3, 6, 7]), *shape_of(x)[2:])
+        self._kept.append(self._net.emit(op.nn.adaptive_avg_pool2d(x, (size, size))))
+        return x
 
     def _respond(self, x: Any) -> Any:
         """Local response normalisation."""

@@ -130,6 +130,14 @@ class Layers:
         gamma, beta = self.weights(channels), self.weights(channels)
         return self.emit(op.nn.instance_norm(x, gamma, beta, channel_axis=1, axes=[2, 3]))
 
+    def group_norm(self, x: Any, groups: int) -> Any:
+        channels = shape_of(x)[1]
+        gamma, beta = self.weights(channels), self.weights(channels)
+        return self.emit(op.nn.group_norm(x, gamma, beta, groups, channel_axis=1, axes=[2, 3]))
+
+    def rms_norm(self, x: Any) -> Any:
+        return self.emit(op.nn.rms_norm(x, self.weights(shape_of(x)[-1]), [-1]))
+
     def shuffle(self, x: Any, groups: int) -> Any:
         batch, channels, *plane = shape_of(x)
         apart = self.emit(op.reshape(x, (batch, groups, channels // groups, *plane)))

@@ -15,7 +15,7 @@ from tvm import relax
 from tvm.relax import op
 
 from partc.passes.expressions import constant, shape_of
-from partc.profiler.chain import Chain, Scale, Step, between
+from partc.profiler.chain import SQUARE, Chain, Scale, Step, between
 
 
 class Sequences(Chain):
@@ -42,6 +42,12 @@ class Sequences(Chain):
             (self._conv1d, 5),
             (self._vocabulary, 4),
             (self._transpose, 6),
+            (self._attend_at_once, 3),
+            (self._normalise_by_root, 2),
+            (self._log_softmax, 2),
+            (self._gather, 2),
+            (self._accumulate, 2),
+            (self._stack, 2),
         ]
 
     def _width(self, low: int = 64, high: int = 2048) -> int:
@@ -49,7 +55,8 @@ class Sequences(Chain):
         return 8 * max(1, round(between(self._random, low, high) / 8))
 
     def _dense(self, x: Any) -> Any:
-        made = self._dense_within(x, self._width())
+        widest = math.isqrt(SQUARE // shape_of(x)[1])
+        made = self._dense_within(x, min(self._width(), widest))
         return self._activate(made) if self._chance(0.5) else made
 
     def _vector(self, x: Any) -> Any:
@@ -104,24 +111,28 @@ class Sequences(Chain):
         length, width = shape_of(x)[1:]
         rows = min(between(self._random, 100, 30_000), self._scale.weights // width)
         numbers = self._random.integers(0, rows, (1, length))
-        position = self._net.emit(op.argmax(x, 2))
+        pick = op.argmax if self._chance(0.8) else op.argmin
+        position = self._net.emit(pick(x, 2))
         kept = self._net.emit(op.minimum(position, constant(numbers.astype(np.int64))))
         return self._net.emit(op.take(self._net.weights(rows, width), kept, 0))
 
     def _reduce(self, x: Any) -> Any:
-        kind, axis = self._choose([op.sum, op.mean, op.max]), self._choose([1, 2])
+        usual = [op.sum, op.mean, op.max] * 3
+        kind, axis = self._choose([*usual, op.min, op.std, op.variance]), self._choose([1, 2])
         self._kept.append(self._net.emit(kind(x, [axis])))
         return x
 
     def _conv1d(self, x: Any) -> Any:
         """Over the length, with the width as channels."""
         turned = self._net.emit(op.permute_dims(x, (0, 2, 1)))
-        kernel = self._choose([1, 3, 5])
+        kernel, width = self._choose([1, 3, 5]), shape_of(x)[2]
         side = kernel // 2
-        most = self._scale.products // (kernel * math.prod(shape_of(x)))
-        made = self._net.conv1d(
-            turned, max(8, min(self._width(32, 512), most)), kernel, padding=[side, side]
-        )
+        groups = self._choose([1, 1, 1, 1, self._heads_of(width), width])
+        most = groups * self._scale.products // (kernel * math.prod(shape_of(x)))
+        channels = max(8, min(self._width(32, 512), most))
+        if groups > 1:
+            channels = width
+        made = self._net.conv1d(turned, channels, kernel, padding=[side, side], groups=groups)
         return self._net.emit(op.permute_dims(self._net.relu(made), (0, 2, 1)))
 
     def _vocabulary(self, x: Any) -> Any:
@@ -131,6 +142,38 @@ class Sequences(Chain):
     def _transpose(self, x: Any) -> Any:
         turned = self._net.emit(op.permute_dims(x, (0, 2, 1)))
         return self._net.emit(op.permute_dims(self._softmax(turned), (0, 2, 1)))
+
+    # What few networks have ------------------------------------------------------------------
+
+    def _attend_at_once(self, x: Any) -> Any:
+        """Attention as one operator, as PyTorch exports it."""
+        _, length, width = shape_of(x)
+        heads = self._heads_of(width)
+        apart = self._net.emit(op.reshape(x, (1, length, heads, width // heads)))
+        mixed = self._net.emit(op.nn.attention(apart, apart, apart))
+        return self._net.emit(op.reshape(mixed, (1, length, width)))
+
+    def _normalise_by_root(self, x: Any) -> Any:
+        return self._net.rms_norm(x)
+
+    def _log_softmax(self, x: Any) -> Any:
+        self._keep(self._net.emit(op.nn.log_softmax(x, self._choose([-1, -1, 1]))))
+        return x
+
+    def _gather(self, x: Any) -> Any:
+        """Elements of rows or of columns, by number."""
+        shape, axis = shape_of(x), self._choose([1, 2])
+        numbers = self._random.integers(0, shape[axis], shape)
+        return self._net.emit(op.gather_elements(x, constant(numbers), axis))
+
+    def _accumulate(self, x: Any) -> Any:
+        self._keep(self._net.emit(op.cumsum(x, self._choose([1, 2]))))
+        return x
+
+    def _stack(self, x: Any) -> Any:
+        parts = [x] * self._choose([2, 3])
+        self._keep(self._net.emit(op.stack(parts, self._choose([1, 2, 3]))))
+        return x
 
 
 class Rows(Sequences):
@@ -146,6 +189,11 @@ class Rows(Sequences):
             (self._transpose, 8),
             (self._take_apart, 14),
             (self._heads, 10),
+            (self._normalise_by_root, 3),
+            (self._log_softmax, 3),
+            (self._gather, 2),
+            (self._accumulate, 3),
+            (self._stack, 2),
         ]
 
     def _norm_again(self, x: Any) -> Any:
