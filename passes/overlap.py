@@ -30,7 +30,7 @@ from partc.plan import FREE_ENTRY, Conditions, Cut, EntryCharges, Side
 
 _Flags: TypeAlias = NDArray[np.bool_]
 
-_EFFORT = 400_000  # layers placed or scheduled, by branch and bound and again by local search
+_EFFORT = 200_000  # layers placed or scheduled, by branch and bound and again by local search
 _CLOSE = 1e-9  # relative; sums of the same times in another order differ by less
 
 _RESOURCES = (
