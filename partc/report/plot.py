@@ -86,7 +86,7 @@ def _draw_areas(survey: Survey, axes: Axes, figure: Figure) -> None:
         ]
     )
     best = costs.argmin(axis=0)
-    colors = ListedColormap(mpl.colormaps["tab20"].colors[: len(winners)])
+    colors = ListedColormap(mpl.colormaps["tab20"](np.arange(len(winners)) % 20))
     norm = BoundaryNorm(np.arange(len(winners) + 1) - 0.5, len(winners))
     mesh = axes.pcolormesh(columns, rows, best, cmap=colors, norm=norm, rasterized=True)
     bar = figure.colorbar(mesh, ticks=range(len(winners)))
