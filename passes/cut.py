@@ -1,10 +1,14 @@
-"""The optimal cut of an annotated layer graph, as a minimum cut of a flow network.
+"""The optimal cut of an annotated layer graph, as a closure of least weight.
 
-The construction is DADS's (Hu, Bao, Wang and Liu, "Dynamic Adaptive DNN Surgery for Inference
-Acceleration on the Edge", INFOCOM 2019) with two corrections, without which it is not exact:
-infinite arcs from every consumer to its producers keep the server from feeding the device, and
-every tensor, not every layer, has a vertex of its own, so that of several outputs only those that
-are read across the cut are paid for.
+Whether a tensor is on the server, sent or made there, less whether it is made there, is whether it
+is sent. So a cut costs a sum of yes-or-no choices, one for each layer and each tensor, of which
+some imply others: what reads on the server needs its tensors there, and as nothing returns to the
+device, what is made there is read there. Picard ("Maximal Closure of a Graph and Applications to
+Combinatorial Problems", Management Science 1976) finds the best such choices by a minimum cut.
+DADS (Hu, Bao, Wang and Liu, "Dynamic Adaptive DNN Surgery for Inference Acceleration on the Edge",
+INFOCOM 2019) made sending an arc of the network. Such a network lets the server feed the device;
+with that corrected it gives the same cuts, but takes many times longer to solve.
+
 Outputs that the server makes pay their download. What a side costs that has any layers is weighed
 at the end: entering it and, for the server, the round trip and the energy of the radio's tail.
 """
@@ -13,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -25,12 +30,11 @@ from partc.passes.pins import check_pins
 from partc.passes.price import Array, Price
 from partc.plan import Cut, Side
 
-_SOURCE, _SINK, _FIRST_LAYER = 0, 1, 2
+_DEVICE, _SERVER, _FIRST_LAYER = 0, 1, 2  # source and sink of the network, and what comes next
 _UNITS_PER_MILLI = 1e6  # capacities are whole nanoseconds or nanojoules
-_LARGEST_TOTAL = 2**61 / _UNITS_PER_MILLI  # residual capacities reach its double in 64 bits
+_LARGEST_TOTAL = 2**60 / _UNITS_PER_MILLI  # residual capacities reach four times it in 64 bits
 
-_Vertices = NDArray[np.int64]
-_Capacities = NDArray[np.int64]
+_Integers = NDArray[np.int64]
 # The stubs of SimpleMaxFlow take no NumPy array and leave the type of solve open.
 _Network = Any
 
@@ -51,126 +55,122 @@ def find_cut(graph: LayerGraph, price: Price, pins: Mapping[str, Side] = {}) -> 
         InfeasibleError: A layer pinned to the device depends on one pinned to the server.
         TargetError: The costs are too large to add up.
     """
-    check_pins(graph, pins)
-    costs = _round_costs(price)
-    return min(_candidates(graph, costs, pins), key=lambda candidate: candidate[0])[1]
+    if pins:
+        check_pins(graph, pins)
+    _check_total(price)
+    return min(_candidates(graph, price, pins), key=lambda candidate: candidate[0])[1]
 
 
-def _candidates(
-    graph: LayerGraph, costs: _Costs, pins: Mapping[str, Side]
-) -> Iterator[tuple[int, Cut]]:
-    """Cuts with their costs: the best is among them, those with fewer server layers come first.
-
-    Every cut that uses both sides pays the same charges. So if a minimum cut does, no other that
-    does is better; if it leaves a side out, no cut that uses both is better than it.
-    """
-    if Side.SERVER not in pins.values():
-        yield int(costs.device.sum()) + costs.device_entry, Cut.device_only()
-    least_cost, server_layers = _solve(graph, costs, pins)
-    if 0 < len(server_layers) < len(graph.layers):
-        yield least_cost + costs.device_entry + costs.server_entry, Cut(server_layers)
-    if Side.DEVICE not in pins.values():
-        yield _server_only_cost(graph, costs) + costs.server_entry, Cut.server_only(graph)
-
-
-def _server_only_cost(graph: LayerGraph, costs: _Costs) -> int:
-    """Of all layers on the server, and of uploading what they read of the model's inputs."""
-    read = {tensor.name for layer in graph.layers for tensor in layer.inputs}
-    uploaded = [tensor.name in read for tensor in graph.inputs]
-    return int(costs.server.sum() + costs.upload[: len(uploaded)][uploaded].sum())
-
-
-@dataclass(frozen=True)
-class _Costs:
-    """What every choice costs, in whole nanoseconds or nanojoules.
-
-    Args:
-        device: Of every layer on the device.
-        server: Of every layer on the server, with the download of the outputs it makes.
-        upload: Of every tensor, in the order of ``graph.tensors``.
-        device_entry: Of computing on the device at all.
-        server_entry: Of asking the server at all.
-    """
-
-    device: _Capacities
-    server: _Capacities
-    upload: _Capacities
-    device_entry: int
-    server_entry: int
-
-    @property
-    def infinite(self) -> int:
-        """More than any cut costs."""
-        return int(self.device.sum() + self.server.sum() + self.upload.sum()) + 1
-
-
-def _round_costs(price: Price) -> _Costs:
-    """Round milliseconds or millijoules to whole units, of which a cut can be computed exactly."""
+def _check_total(price: Price) -> None:
     if not price.total <= _LARGEST_TOTAL:
         raise TargetError(
             f"layers and transfers cost {price.total:.3g} ms or mJ together, expected at most "
             f"{_LARGEST_TOTAL:.3g}; check the link's rates and the layers' costs"
         )
-    device_entry, server_entry = map(
-        int, _round(np.array([price.device_entry, price.server_entry]))
-    )
-    sides = _round(price.device), _round(price.server), _round(price.upload)
-    return _Costs(*sides, device_entry, server_entry)
 
 
-def _round(costs: Array) -> _Capacities:
-    return np.rint(costs * _UNITS_PER_MILLI).astype(np.int64)
+def _candidates(
+    graph: LayerGraph, price: Price, pins: Mapping[str, Side]
+) -> Iterator[tuple[int, Cut]]:
+    """Cuts with their costs, less what all layers cost on the device.
 
-
-def _solve(
-    graph: LayerGraph, costs: _Costs, pins: Mapping[str, Side]
-) -> tuple[int, frozenset[str]]:
-    """The minimum cut with the smallest server side: its cost, and the layers of that side."""
-    network = _build_network(graph, costs, pins)
-    status = network.solve(_SOURCE, _SINK)
-    if status != SimpleMaxFlow.OPTIMAL:
-        raise CompilerError(f"the cut pass has no minimum cut for {graph.name!r}: {status}")
-    server_side = set(network.get_sink_side_min_cut())
-    names = (layer.name for layer in graph.layers)
-    server_layers = frozenset(
-        name for vertex, name in enumerate(names, _FIRST_LAYER) if vertex in server_side
-    )
-    return network.optimal_flow(), server_layers
-
-
-def _build_network(graph: LayerGraph, costs: _Costs, pins: Mapping[str, Side]) -> _Network:
-    """The flow network whose minimum cut separates device layers from server layers.
-
-    Vertices: the source is the device, the sink the server, then come the layers, then the
-    tensors, which lie on the sink's side if they are on the server.
+    The best is among them; those with fewer server layers come first. Every cut that uses both
+    sides pays the same charges. So if the best choices do, no other that does is better; if they
+    leave a side out, no cut that uses both is better than it.
     """
+    choices = _weigh_choices(graph, price)
+    entries = _round(np.array([price.device_entry, price.server_entry]))
+    if Side.SERVER not in pins.values():
+        yield int(entries[0]), Cut.device_only()
+    chosen = _solve(graph, choices, pins)
+    server_layers = frozenset(layer.name for layer in compress(graph.layers, chosen[_FIRST_LAYER:]))
+    if 0 < len(server_layers) < len(graph.layers):
+        yield int(choices.weights[chosen].sum() + entries.sum()), Cut(server_layers)
+    if Side.DEVICE not in pins.values():
+        yield int(choices.weights.sum() + entries[1]), Cut.server_only(graph)
+
+
+@dataclass(frozen=True)
+class _Choices:
+    """Choices between no, the device, and yes, the server.
+
+    Vertices are the device and the server themselves, then the layers, then the tensors that
+    several layers read.
+
+    Args:
+        weights: What each yes adds to the cost, by vertex.
+        causes: Vertices of which a yes implies one to another,
+        effects: and these others.
+    """
+
+    weights: _Integers
+    causes: _Integers
+    effects: _Integers
+
+
+def _weigh_choices(graph: LayerGraph, price: Price) -> _Choices:
+    """Work out what every choice adds to the cost, and what it implies."""
     layers = _FIRST_LAYER + np.arange(len(graph.layers))
-    tensors = _FIRST_LAYER + len(layers) + np.arange(len(graph.tensors))
-    made_by = np.repeat(layers, [len(layer.outputs) for layer in graph.layers])
-    makers = np.concatenate([np.full(len(graph.inputs), _SOURCE), made_by])
     positions = {tensor.name: position for position, tensor in enumerate(graph.tensors)}
     read = np.array(
         [positions[tensor.name] for layer in graph.layers for tensor in layer.inputs], np.int64
     )
     readers = np.repeat(layers, [len(layer.inputs) for layer in graph.layers])
+    made_by = np.repeat(layers, [len(layer.outputs) for layer in graph.layers])
+    makers = np.concatenate([np.full(len(graph.inputs), _DEVICE), made_by])
+
+    shared = np.bincount(read, minlength=len(makers)) > 1
+    own = layers.size + _FIRST_LAYER + np.arange(np.count_nonzero(shared))
+    # What is read by one layer is on the server if that is; what by none, if its maker is.
+    arrived = makers.copy()
+    arrived[read] = readers
+    arrived[shared] = own
+
+    weights = np.zeros(_FIRST_LAYER + layers.size + own.size, np.int64)
+    weights[layers] = _round(price.server) - _round(price.device)
+    np.add.at(weights, arrived, _round(price.upload))
+    np.subtract.at(weights, makers, _round(price.upload))
+    weights[_DEVICE] = 0
+    several = shared[read]
+    return _Choices(
+        weights,
+        causes=np.concatenate([makers[read], readers[several]]),
+        effects=np.concatenate([readers, arrived[read[several]]]),
+    )
+
+
+def _round(costs: Array) -> _Integers:
+    """Round milliseconds or millijoules to whole units, of which a cut can be computed exactly."""
+    return np.rint(costs * _UNITS_PER_MILLI).astype(np.int64)
+
+
+def _solve(graph: LayerGraph, choices: _Choices, pins: Mapping[str, Side]) -> NDArray[np.bool_]:
+    """The vertices to say yes to: what costs least, and of that the fewest."""
+    infinite = int(np.abs(choices.weights).sum()) + 1
+    weights = choices.weights.copy()
+    pinned = weights[_FIRST_LAYER:][: len(graph.layers)]
+    sides = [pins.get(layer.name) for layer in graph.layers]
+    pinned[[side is Side.DEVICE for side in sides]] = infinite
+    pinned[[side is Side.SERVER for side in sides]] = -infinite
 
     network: _Network = SimpleMaxFlow()
-    _add_arcs(network, _SOURCE, layers, costs.server)
-    _add_arcs(network, layers, _SINK, costs.device)
-    _add_arcs(network, makers, tensors, costs.upload)
-    _add_arcs(network, tensors[read], readers, costs.infinite)
-    _add_arcs(network, readers, makers[read], costs.infinite)
-    sides = [pins.get(layer.name) for layer in graph.layers]
-    _add_arcs(network, _SOURCE, layers[[side is Side.DEVICE for side in sides]], costs.infinite)
-    _add_arcs(network, layers[[side is Side.SERVER for side in sides]], _SINK, costs.infinite)
-    return network
+    dear, cheap = np.flatnonzero(weights > 0), np.flatnonzero(weights < 0)
+    _add_arcs(network, _DEVICE, dear, weights[dear])
+    _add_arcs(network, cheap, _SERVER, -weights[cheap])
+    _add_arcs(network, choices.effects, choices.causes, infinite)
+    status = network.solve(_DEVICE, _SERVER)
+    if status != SimpleMaxFlow.OPTIMAL:
+        raise CompilerError(f"the cut pass has no minimum cut for {graph.name!r}: {status}")
+    chosen = np.zeros(len(weights), bool)
+    chosen[network.get_sink_side_min_cut()] = True
+    return chosen
 
 
 def _add_arcs(
     network: _Network,
-    tails: _Vertices | int,
-    heads: _Vertices | int,
-    capacities: _Capacities | int,
+    tails: _Integers | int,
+    heads: _Integers | int,
+    capacities: _Integers | int,
 ) -> None:
     tail, head, capacity = np.broadcast_arrays(tails, heads, capacities)
     network.add_arcs_with_capacity(
