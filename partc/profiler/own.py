@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from partc.codegen.build import runs_here
 from partc.errors import PartcError
@@ -25,10 +27,15 @@ from partc.targets.target import Target
 _RUNS = 40
 _VERSIONS = tuple(metadata.version(name) for name in ("partc", "apache-tvm"))
 
+_Known = Mapping[str, tuple[float, float]]
+"""Milliseconds of kernels, and their errors."""
+
 
 @dataclass(frozen=True)
 class OwnLayers:
     """Times a model's layers on the machine itself, unless it has timed layers like them before.
+
+    That is remembered of this machine alone: a board's address may be another board's tomorrow.
 
     Args:
         graph: The model, with payloads.
@@ -54,13 +61,18 @@ class OwnLayers:
     def predict(self, layers: Sequence[Layer]) -> list[Prediction]:
         """What the layers took; they have to be the graph's."""
         board = connect(self.address, self.target.threads)
-        path = _cache_folder() / f"{_digest(self._place(board))}.json"
         keys = [_digest(describe_kernel(layer)) for layer in layers]
+        known = self._measure(board, keys) if self.address else self._recall(board, keys)
+        return [Prediction(*known[key]) for key in keys]
+
+    def _recall(self, board: Board, keys: Sequence[str]) -> _Known:
+        """What was measured here before, or else now."""
+        path = _cache_folder() / f"{_digest(self._place(board))}.json"
         known = _read(path)
         if not known.keys() >= set(keys):
-            known = {**known, **dict(zip(keys, self._measure(board), strict=True))}
+            known = {**known, **self._measure(board, keys)}
             _write(path, known)
-        return [Prediction(*known[key]) for key in keys]
+        return known
 
     def _place(self, board: Board) -> object:
         """What the same layer's time depends on."""
@@ -68,13 +80,20 @@ class OwnLayers:
         caches = (target.l1_cache_kib, target.l2_cache_kib)
         return target.tvm, target.threads, caches, board.processor, _VERSIONS
 
-    def _measure(self, board: Board) -> list[tuple[float, float]]:
-        """Milliseconds of each layer, and how much they varied."""
+    def _measure(self, board: Board, keys: Sequence[str]) -> _Known:
+        """Milliseconds of each layer and how much they varied, on average of equal layers."""
         with interruptible() as check_interruption:
             network = compile_timed(self.graph, self.target)
             (times_ms,) = settle([board.load(network, random_inputs(self.graph))], _RUNS)
             check_interruption()
-        return [(float(low), float(high / max(low, 1e-6) - 1)) for low, high in times_ms.T]
+        alike: dict[str, list[NDArray[np.float64]]] = {}
+        for key, layer_ms in zip(keys, times_ms.T, strict=True):
+            alike.setdefault(key, []).append(layer_ms)
+        means_ms = {key: np.mean(each, axis=0) for key, each in alike.items()}
+        return {
+            key: (float(low), float(high / max(low, 1e-6) - 1))
+            for key, (low, high) in means_ms.items()
+        }
 
 
 def _digest(description: object) -> str:
@@ -84,9 +103,6 @@ def _digest(description: object) -> str:
 def _cache_folder() -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "partc" / "layers"
-
-
-_Known = Mapping[str, tuple[float, float]]
 
 
 def _read(path: Path) -> _Known:

@@ -105,7 +105,7 @@ class Board:
     Args:
         session: A session with a TVM RPC server, or one with this process.
         thread: Calls the session; TVM keeps a pool of workers for each thread that calls it.
-        processor: What the machine is.
+        processor: What the machine is; a board's cannot be asked for over TVM's RPC.
     """
 
     def __init__(self, session: Any, thread: ThreadPoolExecutor, processor: str) -> None:
@@ -214,7 +214,7 @@ def connect(address: str | None, threads: int) -> Board:
     try:
         session = rpc.connect(host, int(port))
         session.get_function("runtime.config_threadpool")(_LARGEST_CORES_FIRST, threads)
-        return Board(session, ThreadPoolExecutor(1, "board"), f"the board at {address}")
+        return Board(session, ThreadPoolExecutor(1, "board"), "a board over RPC")
     except (RuntimeError, ValueError, OSError) as error:
         raise PartcError(
             f"no TVM RPC server answers at {address!r}; give HOST:PORT, and start one there with "

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from profiled import convolutions
 
 from partc.compiler import lower_model, plan_model
 from partc.errors import PartcError
@@ -69,6 +70,25 @@ def test_another_target_is_measured_for_itself(graph: LayerGraph, measured: list
     predict(graph, "native")
     predict(graph, "x86-64")
     assert len(measured) == 2
+
+
+def test_equal_layers_take_what_they_took_on_average(measured: list[int]) -> None:
+    """They are one kernel, and cannot be told apart where another model has it."""
+    graph = convolutions(8, 8, 16, 16, 16)
+    assert predict(graph) == predict(graph) == [1.5, 1.5, 3, 4.5, 4.5, 6]
+    assert measured == [6]
+
+
+def test_what_was_measured_on_a_board_is_not_remembered(
+    graph: LayerGraph, measured: list[int], cache: Path
+) -> None:
+    """Its address may be another board's the next time, and is not this machine."""
+    board = OwnLayers(graph, load_target("native"), "board:9090")
+    first = board.predict(graph.layers)
+    assert [each.latency_ms for each in first] == [1.0 + n for n in range(len(graph.layers))]
+    assert board.predict(graph.layers) == first
+    assert len(measured) == 2
+    assert not cache.exists()
 
 
 @pytest.mark.parametrize("damage", [b"", b"[1, 2]", b'{"a": "b"}'])
