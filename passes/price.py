@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from partc.cost import Cost
-from partc.graph import LayerGraph, Tensor
+from partc.graph import LayerGraph
 from partc.plan import FREE_ENTRY, Conditions, Cut, EntryCharges, transfer_ms
 
 Array: TypeAlias = NDArray[np.float64]
@@ -43,22 +43,13 @@ class Price:
     def of(self, graph: LayerGraph, cut: Cut) -> float:
         """What a cut costs."""
         on_server = np.array([layer.name in cut.server_layers for layer in graph.layers], bool)
-        made_there = {
-            tensor.name
-            for layer in graph.layers
-            if layer.name in cut.server_layers
-            for tensor in layer.outputs
-        }
-        read_there = {
-            tensor.name
-            for layer in graph.layers
-            if layer.name in cut.server_layers
-            for tensor in layer.inputs
-        }
-        crosses = [tensor.name in read_there - made_there for tensor in graph.tensors]
+        there = list(compress(graph.layers, on_server))
+        sent = {tensor.name for layer in there for tensor in layer.inputs}
+        sent.difference_update(tensor.name for layer in there for tensor in layer.outputs)
+        crosses = np.array([tensor.name in sent for tensor in graph.tensors], bool)
         entries = (not on_server.all()) * self.device_entry + on_server.any() * self.server_entry
         choices = self.device[~on_server].sum() + self.server[on_server].sum()
-        return float(choices + self.upload[np.array(crosses, bool)].sum() + entries)
+        return float(choices + self.upload[crosses].sum() + entries)
 
 
 def price(
@@ -69,27 +60,31 @@ def price(
     Raises:
         GraphError: A layer is not annotated.
     """
-    returned = {tensor.name for tensor in graph.outputs}
-
-    def download(tensors: Sequence[Tensor]) -> float:
-        nbytes = sum(tensor.nbytes for tensor in tensors if tensor.name in returned)
-        return cost.download_ms * transfer_ms(nbytes, conditions.downlink_mbps)
-
-    def upload(tensor: Tensor) -> float:
-        sending = cost.upload_ms * transfer_ms(tensor.nbytes, conditions.uplink_mbps)
-        return sending + cost.upload_nbytes * tensor.nbytes
-
-    def computing(device_ms: float, device_mj: float) -> float:
-        return cost.device_ms * device_ms + cost.device_mj * device_mj
+    known = [layer.annotated_cost for layer in graph.layers]
+    device_ms = np.array([each.device_ms for each in known])
+    device_mj = np.array([each.device_mj for each in known])
+    server_ms = np.array([each.server_ms for each in known])
+    nbytes = np.array([tensor.nbytes for tensor in graph.tensors])
 
     serving = cost.server_ms * conditions.load
-    layers = [(layer.annotated_cost, layer.outputs) for layer in graph.layers]
+    download = cost.download_ms * transfer_ms(1, conditions.downlink_mbps)
+    upload = cost.upload_ms * transfer_ms(1, conditions.uplink_mbps) + cost.upload_nbytes
     return Price(
-        device=np.array([computing(each.device_ms, each.device_mj) for each, _ in layers]),
-        server=np.array([serving * each.server_ms + download(made) for each, made in layers]),
-        upload=np.array([upload(tensor) for tensor in graph.tensors]),
-        device_entry=computing(entry.device_ms, entry.device_mj),
+        device=cost.device_ms * device_ms + cost.device_mj * device_mj,
+        server=serving * server_ms + download * _returned_nbytes(graph),
+        upload=upload * nbytes,
+        device_entry=cost.device_ms * entry.device_ms + cost.device_mj * entry.device_mj,
         server_entry=serving * entry.server_ms
         + cost.round_trip_ms * conditions.round_trip_ms
         + cost.asking,
     )
+
+
+def _returned_nbytes(graph: LayerGraph) -> Array:
+    """What each layer makes of the model's outputs."""
+    returned = {tensor.name for tensor in graph.outputs}
+    made = (
+        sum(tensor.nbytes for tensor in layer.outputs if tensor.name in returned)
+        for layer in graph.layers
+    )
+    return np.fromiter(made, float, len(graph.layers))
