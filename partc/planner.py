@@ -112,7 +112,7 @@ def trade(graph: LayerGraph, goal: Goal, link: Link, progress: Progress = lambda
     limits = _limits(case)
     latency, joules = (case.price(cost) for cost in (LATENCY, energy(case.power)))
     cuts = find_front(
-        graph, latency, joules, limits, lambda count: progress(f"Found {count} plans")
+        graph, latency, joules, limits, lambda count: progress(f"Plans found: {count}")
     )
     return Front(
         model=graph.name,
@@ -285,8 +285,10 @@ def _limits(case: _Case) -> Limits:
 
 
 def _describe_limits(goal: Goal, limits: Limits) -> tuple[str, ...]:
-    private = (f"--private-until {each}" for each in goal.constraints.private_until)
-    return (*limits.names, *private)
+    wanted = goal.constraints
+    pins = (f"{pattern} on the {side.value}" for pattern, side in wanted.pins)
+    private = (f"--private-until {each}" for each in wanted.private_until)
+    return (*replace(limits, pins={}).names, *pins, *private)
 
 
 def _cost_limits(case: _Case, wanted: Constraints) -> Iterable[Limit]:
