@@ -415,14 +415,21 @@ def test_a_thousand_layers_on_four_machines() -> None:
 
 @pytest.mark.parametrize("fast_at_home", ["b", "c"])
 def test_a_tensor_is_sent_if_either_reader_needs_it(fast_at_home: str) -> None:
+    """Even if another layer is worth the way, so that both machines compute anyway."""
     graph = tiny_graph(
-        {"x": 50, "t": 50, "y": 1, "z": 1},
-        {"a": ("x -> t", 1, 0), "b": ("t -> y", 1, 0), "c": ("t -> z", 1, 0)},
-        "y z",
+        {"x": 50, "t": 50, "s": 1, "y": 1, "z": 1, "w": 1},
+        {
+            "a": ("x -> t s", 1, 0),
+            "b": ("t -> y", 1, 0),
+            "c": ("t -> z", 1, 0),
+            "d": ("s -> w", 1, 0),
+        },
+        "y z w",
     )
-    at_home = (1, *(1 if name == fast_at_home else 30 for name in "bc"))
-    tiers = (Tier("device", at_home), Tier("edge", (1, 1, 1)), Tier("cloud", (1, 1, 1)))
-    assert find_tiers(graph, replace(three(), tiers=tiers), LATENCY).latency_ms == 1 + 1 + 30
+    at_home = (1, *(1 if name == fast_at_home else 30 for name in "bc"), 300)
+    tiers = (Tier("device", at_home), *(Tier(name, (1, 1, 1, 1)) for name in ("edge", "cloud")))
+    plan = find_tiers(graph, replace(three(), tiers=tiers), LATENCY)
+    assert plan.layers == (("a", "b", "c"), ("d",), ())
 
 
 def test_only_what_the_device_sends_counts_as_uploaded() -> None:
