@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from partc.graph import Layer, LayerCost, LayerGraph, Tensor, TensorType
 from partc.plan import FREE_ENTRY, Conditions, Cut, DevicePower, EntryCharges
 
-thorough = settings(max_examples=100, deadline=None)
+thorough = settings(max_examples=max(200, settings().max_examples), deadline=None)
+"""Hundreds of cases, or the thousands of the nightly profile."""
 
 # Whole numbers add up exactly, so plans that cost the same compare as equal.
 whole_costs = st.integers(0, 20).map(float)
