@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import Annotated
 
 import msgspec
 
@@ -31,7 +32,7 @@ class Workload(msgspec.Struct, frozen=True):
 
     kind: str
     family: str
-    features: dict[str, float]
+    features: dict[str, Annotated[float, msgspec.Meta(ge=0, le=100)]]
     operators: tuple[str, ...] = ()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -16,6 +17,8 @@ from partc.targets.regression import Fit, Regression
 from partc.targets.target import Target
 
 SCHEMA_VERSION = 4
+
+_Time = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -30,8 +33,8 @@ class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     network: int
     workload: Workload
-    latency_ms: float
-    spread: float
+    latency_ms: _Time
+    spread: Annotated[float, msgspec.Meta(ge=0)]
 
 
 class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -52,7 +55,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     processor: str
     samples: tuple[Sample, ...]
     fits: dict[str, Fit]
-    references_ms: tuple[float, ...]
+    references_ms: tuple[_Time, ...]
     schema_version: int = SCHEMA_VERSION
 
     @property

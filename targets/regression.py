@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import cached_property
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -52,10 +53,10 @@ class Fit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         share: Of what the process tells, so much holds for networks that it has not seen.
     """
 
-    rates: dict[str, float]
+    rates: dict[str, Annotated[float, msgspec.Meta(ge=-100, le=100)]]
     names: tuple[str, ...]
     scales: tuple[float, ...]
-    share: float
+    share: Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
 class Regression:
@@ -130,7 +131,13 @@ def _extent_names(family: str) -> tuple[str, ...]:
 def _is_current(family: str, fit: Fit) -> bool:
     """Whether a fit is of what times are predicted from today."""
     known = family in BY_FAMILY and fit.names == _extent_names(family)
-    return known and tuple(fit.rates) == tuple(_TYPICAL_MS)
+    return known and tuple(fit.rates) == tuple(_TYPICAL_MS) and _can_have_been_found(fit)
+
+
+def _can_have_been_found(fit: Fit) -> bool:
+    """Whether a process can be made of the scales, which a search leaves within bounds."""
+    within = all(abs(scale) < _BEYOND_BOUNDS for scale in fit.scales)
+    return within and len(fit.scales) == len(fit.names) + 2
 
 
 class _Family:
@@ -160,8 +167,7 @@ class _Family:
             known if isinstance(known, Fit) else _search(names, work, measured, normal, known)
         )
         self._rates = np.array(list(self.fit.rates.values()))
-        left = measured - _analytic(self._rates, work)
-        self._process = _make_process(self.fit.scales).fit(normal, left)
+        self._samples = normal, measured - _analytic(self._rates, work)
 
     def predict(self, workloads: Sequence[Workload]) -> list[Prediction]:
         extents = self._extents(workloads)
@@ -175,6 +181,11 @@ class _Family:
                 np.exp(logarithms), deviations, outside.any(axis=1) | strange, strict=True
             )
         ]
+
+    @cached_property
+    def _process(self) -> Any:
+        """Made once it is needed, as most models have only some of the families."""
+        return _make_process(self.fit.scales).fit(*self._samples)
 
     def _extents(self, workloads: Sequence[Workload]) -> Matrix:
         return np.array(
@@ -261,6 +272,10 @@ def _search_rates(work: Matrix, measured: Matrix, expected: Matrix, trust: float
 
 
 # What it leaves ----------------------------------------------------------------------------------
+
+
+_BEYOND_BOUNDS = 7.0
+"""Logarithm of a scale that is outside of all bounds below."""
 
 
 def _kernel(extents: int) -> Any:

@@ -142,6 +142,38 @@ def test_a_field_that_no_profile_has(profile: Profile, tmp_path: Path):
         load_profile(path)
 
 
+@pytest.mark.parametrize(
+    ("broken", "problem"),
+    [
+        ({"latency_ms": 0}, "Expected `float` > 0.0 - at `$.samples[0].latency_ms`"),
+        ({"latency_ms": -1.5}, "Expected `float` > 0.0 - at `$.samples[0].latency_ms`"),
+        ({"spread": -0.1}, "Expected `float` >= 0.0 - at `$.samples[0].spread`"),
+        (
+            {"workload": {"kind": "a", "family": "b", "features": {"read": 1e9}}},
+            "Expected `float` <= 100.0 - at `$.samples[0].workload.features[...]`",
+        ),
+    ],
+)
+def test_a_sample_that_cannot_be(
+    profile: Profile, tmp_path: Path, broken: dict[str, object], problem: str
+):
+    path = tmp_path / "profile.json"
+    fields = msgspec.json.decode(msgspec.json.encode(profile))
+    fields["samples"][0] |= broken
+    path.write_bytes(msgspec.json.encode(fields))
+    with pytest.raises(TargetError) as caught:
+        load_profile(path)
+    assert str(caught.value) == f"{path} is no profile: {problem}; `partc profile` writes them"
+
+
+def test_a_time_without_end(profile: Profile, tmp_path: Path):
+    path = tmp_path / "profile.json"
+    text = msgspec.json.encode(profile)
+    path.write_bytes(text.replace(b'"references_ms":[10.0', b'"references_ms":[1e999'))
+    with pytest.raises(TargetError, match=r"no profile: Number out of range - at `\$\.references_"):
+        load_profile(path)
+
+
 def test_a_profile_of_another_version(profile: Profile, tmp_path: Path):
     path = tmp_path / "profile.json"
     later = msgspec.structs.replace(profile, schema_version=SCHEMA_VERSION + 1)

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
+from partc.targets import regression
 from partc.targets.features import Workload
 from partc.targets.predictor import Prediction
 from partc.targets.regression import FEWEST, Fit, Regression
@@ -198,6 +200,37 @@ def test_what_was_found_for_other_features_is_searched_for_again(
     ]
     for each in older:
         assert Regression(samples, times_ms(samples), {FAMILY: each}).fits == learned.fits
+
+
+@pytest.mark.parametrize(
+    "scales", [(), (0.0,), (math.nan,) * 9, (1e300,) * 9, (-1e300,) * 9], ids=str
+)
+def test_what_cannot_have_been_found_is_searched_for_again(
+    learned: Regression, samples: list[Workload], scales: tuple[float, ...]
+):
+    fit = learned.fits[FAMILY]
+    assert len(fit.scales) == 9
+    broken = Fit(fit.rates, fit.names, scales, fit.share)
+    assert Regression(samples, times_ms(samples), {FAMILY: broken}).fits == learned.fits
+
+
+def test_no_process_is_made_before_its_family_is_asked_for(
+    learned: Regression, samples: list[Workload], monkeypatch: pytest.MonkeyPatch
+):
+    made: list[object] = []
+
+    def make(scales: Sequence[float]) -> object:
+        made.append(scales)
+        return make_process(scales)
+
+    make_process = regression._make_process
+    monkeypatch.setattr(regression, "_make_process", make)
+    read = Regression(samples, times_ms(samples), learned.fits)
+    assert read.predict([product(30, 30, 30, family="softmax")]) == [None]
+    assert made == []
+    for _ in range(2):
+        read.predict(samples[:1])
+    assert made == [learned.fits[FAMILY].scales]
 
 
 def test_the_search_is_deterministic(learned: Regression, samples: list[Workload]):
