@@ -141,7 +141,7 @@ def _price(graph: LayerGraph, chain: Chain, cost: Cost) -> _Prices:
     """
     links, behind = chain.links, [cost.server_ms] * (len(chain.links) - 1)
     busy = cost.device_ms + cost.device_mj * chain.power.busy_watts
-    weights = np.array([busy, *(cost.server_ms for link in links)])
+    weights = np.array([busy, *(cost.server_ms * link.load for link in links)])
     computing = weights[:, None] * np.array([tier.layers_ms for tier in chain.tiers])
 
     sizes = [tensor.nbytes for tensor in graph.tensors]
