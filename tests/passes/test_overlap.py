@@ -147,6 +147,28 @@ def test_local_search_shares_them_out_as_well(monkeypatch: pytest.MonkeyPatch) -
     assert find_overlapped_cut(BRANCHES, LINK, Limits()).cost <= latency_ms(BRANCHES, start, LINK)
 
 
+def test_local_search_keeps_pins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overlap._Search, "try_all", lambda _: False)
+    found = find_overlapped_cut(BRANCHES, LINK, Limits(pins={"e": Side.DEVICE}))
+    assert found.cut == Cut.device_only()
+
+
+def test_what_several_layers_read_is_sent_once() -> None:
+    """The device computes two of eight branches while the input is sent for the others."""
+    names = "abcdefgh"
+    graph = tiny_graph(
+        {"x": 20, "y": 0, **{f"{name}1": 0 for name in names}},
+        {
+            **{name: (f"x -> {name}1", 10, 1) for name in names},
+            "join": (" ".join(f"{name}1" for name in names) + " -> y", 1, 1),
+        },
+        "y",
+    )
+    found = find_overlapped_cut(graph, LINK, Limits())
+    assert found.cost == 20 + 6 + 1
+    assert found.gap == 0
+
+
 @pytest.mark.parametrize(("blocks", "branches"), [(100, 1), (16, 2), (10, 4)])
 def test_chains_and_blocks_are_solved_exactly(blocks: int, branches: int) -> None:
     found = find_overlapped_cut(network(blocks, [2] * branches), LINK, Limits())

@@ -137,6 +137,24 @@ def test_nothing_starts_before_what_it_needs_is_there(
 
 
 @given(cases())
+def test_the_link_sends_what_is_ready_first_and_does_not_wait(
+    case: tuple[LayerGraph, Cut, Conditions, EntryCharges],
+) -> None:
+    graph, found = case[0], schedule(*case)
+    made = {tensor.name: 0.0 for tensor in graph.inputs}
+    for each in (*found.on(Resource.DEVICE), *found.on(Resource.SERVER)):
+        outputs = graph.by_name[each.what].outputs if each.what != ENTRY else ()
+        made |= {tensor.name: each.end_ms for tensor in outputs}
+    for way in (Resource.UPLINK, Resource.DOWNLINK):
+        free = 0.0
+        for each in found.on(way):
+            assert each.start_ms == max(free, made[each.what])
+            free = each.end_ms
+        ready = [made[each.what] for each in found.on(way)]
+        assert ready == sorted(ready)
+
+
+@given(cases())
 def test_the_server_never_waits_while_a_layer_is_ready(
     case: tuple[LayerGraph, Cut, Conditions, EntryCharges],
 ) -> None:
