@@ -14,7 +14,7 @@ from partc.graph import Layer
 from partc.targets.features import Workload, describe
 from partc.targets.predictor import Prediction, Roofline
 from partc.targets.regression import Fit, Regression
-from partc.targets.target import Target
+from partc.targets.target import Target, TvmAttribute
 
 SCHEMA_VERSION = 4
 
@@ -42,6 +42,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Args:
         target: Name of the target that layers were compiled for.
+        tvm: Its attributes.
         threads: Threads that they computed with.
         processor: What the machine calls its processor.
         samples: All measurements.
@@ -51,6 +52,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     target: str
+    tvm: dict[str, TvmAttribute | dict[str, TvmAttribute]]
     threads: int
     processor: str
     samples: tuple[Sample, ...]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -83,30 +84,55 @@ def profile_target(request: Request, report: Report) -> str:
     else:
         path = request.output.with_suffix(".profile.json")
         described, told = _profile(target, board, path, request.budget_s, report)
-    described = _with_entry(described, board)
-    told += f"; {describe_entry(described)}"
-    meter = find_meter() if request.address is None else None
-    if meter:
-        described = _with_power(described, board, meter)
-    if request.load:
-        described = _with_load(described, board)
-        told += f"\n{describe_load(described.load_curve)}"
-    write_target(replace(described, name=request.output.stem), request.output)
+    _write(described, request)  # so that nothing that fails from here on takes it away
+    described, told_more = _with_rest(described, board, request, report)
+    _write(described, request)
+    told += told_more
     return f"{told}\nwrote {request.output}; next: partc plan MODEL --target {request.output}"
 
 
+def _with_rest(
+    target: Target, board: Board, request: Request, report: Report
+) -> tuple[Target, str]:
+    """The target with what more is asked for than its layers, and what to say of that."""
+    report("Measuring what a request costs after a pause")
+    target = _with_entry(target, board)
+    told = f"; {describe_entry(target)}"
+    meter = find_meter() if request.address is None else None
+    if meter:
+        report("Measuring what the machine draws")
+        target, shown = _with_power(target, board, meter)
+        told += "" if shown else f"\n{meter.name} shows no power; watts are {request.target}'s"
+    if request.load:
+        report("Measuring how much slower a request is while others are computed")
+        target = _with_load(target, board)
+        told += f"\n{describe_load(target.load_curve)}"
+    return target, told
+
+
+def _write(target: Target, request: Request) -> None:
+    write_target(replace(target, name=request.output.stem), request.output)
+
+
 def _target(request: Request) -> Target:
-    target = replace(load_target(request.target), aliases=(), profile=None)
+    target = replace(load_target(request.target), aliases=())
     threads = request.threads or target.threads
     if threads == target.threads:
-        return target
+        return replace(target, profile=_seen_from(request.output.parent, target.profile))
     sources = {name: each for name, each in target.sources.items() if name != "load"} | {
         "threads": "chosen: --threads",
         "peak_gflops": f"{threads} / {target.threads} of {target.name}'s",
     }
     peak_gflops = target.peak_gflops * threads / target.threads
-    changed = {"threads": threads, "peak_gflops": peak_gflops, "load": None}
+    changed = {"threads": threads, "peak_gflops": peak_gflops, "load": None, "profile": None}
     return replace(target, **changed, sources=sources)
+
+
+def _seen_from(directory: Path, profile: str | None) -> str | None:
+    """The path of a profile, from where a target's file will be."""
+    if profile is None or Path(profile).is_absolute():
+        return profile
+    return os.path.relpath(profile, directory)
 
 
 def _profile(
@@ -127,6 +153,7 @@ def _calibrate(target: Target, board: Board, report: Report) -> tuple[Target, st
             layers = sum(len(each.workloads) for each in drawn)
             expected_s = spent_s * _CALIBRATION_NETWORKS / len(drawn)
             report(Step(len(drawn), layers, spent_s, expected_s))
+    report("Measuring")
     samples = list(chain(*measure(drawn, board)))
     fitted = _calibrated(target, board, samples)
     figures = ", ".join(f"{name} {getattr(fitted, name):.3g}" for name in FIGURES)
@@ -182,8 +209,8 @@ def describe_entry(target: Target) -> str:
 # Power -------------------------------------------------------------------------------------------
 
 
-def _with_power(target: Target, board: Board, meter: Meter) -> Target:
-    """The target with the power that a meter shows, waiting and computing."""
+def _with_power(target: Target, board: Board, meter: Meter) -> tuple[Target, bool]:
+    """The target with the power that a meter shows, waiting and computing, and if it shows any."""
     drawn = compile_drawn(1, target)
     network = board.load(drawn.network, drawn.inputs)
     with meter.record() as idle:
@@ -192,9 +219,11 @@ def _with_power(target: Target, board: Board, meter: Meter) -> Target:
         started = time.monotonic()
         while time.monotonic() - started < _POWER_S:
             network.time_layers(RUNS)
+    if busy.watts <= 0:
+        return target, False
     watts = {"idle_watts": idle.watts, "busy_watts": max(idle.watts, busy.watts)}
     source = f"measured by {meter.name}"
-    return replace(target, **watts, sources=target.sources | dict.fromkeys(watts, source))
+    return replace(target, **watts, sources=target.sources | dict.fromkeys(watts, source)), True
 
 
 # Load --------------------------------------------------------------------------------------------

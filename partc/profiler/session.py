@@ -35,7 +35,7 @@ _SHARE_OF_NEW = 0.9
 
 @dataclass(frozen=True)
 class Step:
-    """How far a profile has come: what has been compiled, and most of it measured."""
+    """How far a profile has come: what has been compiled, and what was before all measured."""
 
     networks: int
     layers: int
@@ -43,7 +43,8 @@ class Step:
     budget_s: float
 
 
-Report = Callable[[Step], None]
+Report = Callable[[Step | str], None]
+"""Told how far a profile has come, or what is done now."""
 
 
 def profile_machine(
@@ -64,7 +65,7 @@ def profile_machine(
         board: Where to measure.
         path: The profile.
         budget_s: How long to measure; compilation included. One round is measured anyway.
-        report: Called after each network that is compiled.
+        report: Called after each network that is compiled, and before what else takes time.
 
     Raises:
         PartcError: The file holds a profile of something else or cannot be written, or the target
@@ -87,12 +88,14 @@ def profile_machine(
                 networks = profile.networks + len(drawn)
                 layers = len(profile.samples) + sum(len(each.workloads) for each in drawn)
                 report(Step(networks, layers, time.monotonic() - started, budget_s))
+            report("Measuring")
             rounds.measure(drawn)
             rounds.repeat_disturbed()
             profile = _with_rounds(before, rounds)
             write_profile(profile, path)
         while rounds.samples and is_within(1) and rounds.repeat_disturbed():
             pass
+    report("Fitting")
     return _finish(before, rounds, path)
 
 
@@ -133,13 +136,13 @@ def write_profile(profile: Profile, path: Path) -> None:
 
 def _begin(target: Target, board: Board, path: Path) -> Profile:
     """The profile that is there, or an empty one."""
-    empty = Profile(target.name, target.threads, board.processor, (), {}, ())
+    empty = Profile(target.name, target.tvm, target.threads, board.processor, (), {}, ())
     if not path.exists():
         return empty
     found = load_profile(path)
     differing = [
         f"{name} is {getattr(found, name)!r} there and {getattr(empty, name)!r} now"
-        for name in ("target", "threads", "processor")
+        for name in ("tvm", "threads", "processor")
         if getattr(found, name) != getattr(empty, name)
     ]
     if differing:

@@ -71,7 +71,7 @@ def profile() -> Profile:
     measured = samples()
     workloads = [sample.workload for sample in measured]
     fits = Regression(workloads, [sample.latency_ms for sample in measured], {}).fits
-    return Profile("board", 2, "A processor", measured, fits, (10.0, 10.2))
+    return Profile("board", BOARD.tvm, 2, "A processor", measured, fits, (10.0, 10.2))
 
 
 @pytest.fixture
@@ -228,7 +228,7 @@ def test_the_roofline_stands_in_for_what_was_not_measured(profile: Profile):
 
 
 def test_an_empty_profile_leaves_the_roofline():
-    nothing = Profile("board", 2, "A processor", (), {}, ())
+    nothing = Profile("board", BOARD.tvm, 2, "A processor", (), {}, ())
     layers = [softmax(50, 50), resize(100)]
     assert Measured(BOARD, nothing).predict(layers) == [
         replace(bound, extrapolated=True) for bound in Roofline(BOARD).predict(layers)

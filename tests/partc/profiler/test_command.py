@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from profiled import FakeBoard, compile_here, draw_small, small_network
 
 from partc import cli
+from partc.errors import PartcError
 from partc.profiler import command, entry, session, stopwatch
 from partc.profiler.drawn import DrawnNetwork, random_inputs
 from partc.profiler.entry import ENTRY_NETWORKS
@@ -155,7 +156,7 @@ class TestProfile:
         """One round tells nothing of what changes between rounds."""
         workloads = describe(small_network(1).layers)
         samples = tuple(Sample(1, workload, 2.0, 0.005) for workload in workloads)
-        profile = Profile("native", 1, "an abacus", samples, {}, references_ms)
+        profile = Profile("native", {}, 1, "an abacus", samples, {}, references_ms)
         assert command.describe_profile(profile) == (
             f"3 layers in 1 network on an abacus; between runs a layer {told}"
         )
@@ -191,7 +192,7 @@ class TestProfile:
         budget_of_twelve(monkeypatch, fake)
         partc("profile", "--budget", "0.1", "-o", "x.toml")
         error = partc("profile", "--target", "x86-64", "-o", "x.toml", status=2)
-        assert "is a profile of something else: target is 'native' there" in error
+        assert "is a profile of something else: tvm is {'kind': 'llvm', 'mcpu': 'native'}" in error
         error = partc("profile", "--threads", "2", "-o", "x.toml", status=2)
         assert "threads is 1 there and 2 now" in error
 
@@ -208,8 +209,54 @@ class TestProfile:
         with pytest.raises(SystemExit):
             cli.main()
         lines = capfd.readouterr().err.splitlines()
-        assert lines[0].startswith("1 networks, 3 layers, ")
-        assert all(re.fullmatch(r"\d+ networks, \d+ layers, \d+ of 6 s", line) for line in lines)
+        assert lines[:2] == ["1 network, 3 layers, 0 of 6 s", "2 networks, 6 layers, 0 of 6 s"]
+        others = [line for line in lines if not re.match(r"\d+ networks?, \d+ layers, ", line)]
+        assert others == [
+            *["Measuring"] * others.count("Measuring"),
+            "Fitting",
+            "Measuring what a request costs after a pause",
+        ]
+
+    def test_progress_is_a_bar_on_a_terminal(
+        self,
+        fake: FakeBoard,
+        tmp_path: Path,
+        capfd: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        budget_of_twelve(monkeypatch, fake)
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        output = str(tmp_path / "x.toml")
+        monkeypatch.setattr(sys, "argv", ["partc", "profile", "--budget", "0.1", "-o", output])
+        with pytest.raises(SystemExit):
+            cli.main()
+        assert "Measuring what a request costs after a pause" in capfd.readouterr().err
+
+    def test_the_file_that_was_written_is_gone_on_with(
+        self, partc: Partc, fake: FakeBoard, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its target has another name than the one that the profile began with."""
+        budget_of_twelve(monkeypatch, fake)
+        partc("profile", "--budget", "0.1", "-o", "x.toml")
+        before = load_profile(Path("x.profile.json"))
+        partc("profile", "--target", "x.toml", "--budget", "0.1", "-o", "x.toml")
+        after = load_profile(Path("x.profile.json"))
+        assert after.networks > before.networks
+        assert load_target("x.toml").profile == "x.profile.json"
+
+    def test_a_calibrated_target_keeps_its_profile(
+        self, partc: Partc, fake: FakeBoard, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """Unless it is another with other threads."""
+        budget_of_twelve(monkeypatch, fake)
+        partc("profile", "--budget", "0.1", "-o", "x.toml")
+        again = ("profile", "--calibrate", "--target", "x.toml", "-o")
+        (tmp_path / "other").mkdir()
+        for output in ("y.toml", "other/y.toml", "x.toml"):
+            partc(*again, output)
+            assert Path(load_target(output).profile or "").resolve() == tmp_path / "x.profile.json"
+        partc(*again, "z.toml", "--threads", "2")
+        assert load_target("z.toml").profile is None
 
     def test_threads_are_those_asked_for(
         self, partc: Partc, fake: FakeBoard, monkeypatch: pytest.MonkeyPatch
@@ -247,6 +294,8 @@ class FakeMeter:
     """Shows more watts while the board computes."""
 
     name = "a meter"
+    joules = 5.0, 15.0
+    """In two seconds, waiting and computing."""
 
     def __init__(self, board: FakeBoard) -> None:
         self._board = board
@@ -256,7 +305,7 @@ class FakeMeter:
         recording, before = Recording(), self._board.runs
         yield recording
         recording.seconds = 2.0
-        recording.joules = 2 * (7.5 if self._board.runs > before else 2.5)
+        recording.joules = self.joules[self._board.runs > before]
 
 
 class TestPower:
@@ -279,6 +328,30 @@ class TestPower:
         target = load_target("x.toml")
         assert (target.idle_watts, target.busy_watts) == (2.5, 7.5)
         assert watts_source(target) == {"measured by a meter"}
+
+    @pytest.mark.usefixtures("metered")
+    def test_a_meter_that_shows_nothing(
+        self, partc: Partc, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As one of a virtual machine may."""
+        monkeypatch.setattr(FakeMeter, "joules", (0.0, 0.0))
+        told = partc("profile", "--calibrate", "-o", "x.toml")
+        assert "\na meter shows no power; watts are native's\n" in told
+        target, native = load_target("x.toml"), load_target("native")
+        assert (target.idle_watts, target.busy_watts) == (native.idle_watts, native.busy_watts)
+        assert watts_source(target) == watts_source(native)
+
+    def test_a_meter_that_fails_takes_nothing_away(
+        self, partc: Partc, metered: FakeBoard, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(self: FakeMeter) -> None:
+            raise PartcError("the meter is broken")
+
+        budget_of_twelve(monkeypatch, metered)
+        monkeypatch.setattr(FakeMeter, "record", fail)
+        error = partc("profile", "--budget", "0.1", "-o", "x.toml", status=2)
+        assert error.endswith("error: the meter is broken\n")
+        assert load_target("x.toml").profile == "x.profile.json"
 
     @pytest.mark.usefixtures("metered")
     def test_a_meter_here_says_nothing_of_a_board(self, partc: Partc) -> None:

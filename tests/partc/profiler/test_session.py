@@ -4,7 +4,7 @@ import dataclasses
 import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -46,10 +46,20 @@ def board(monkeypatch: pytest.MonkeyPatch) -> FakeBoard:
     return board
 
 
-def profile(board: FakeBoard, path: Path, rounds: int, **options: Any) -> Profile:
+def ignore(step: Step) -> None:
+    """What most tests do with a step."""
+
+
+def profile(
+    board: Any, path: Path, rounds: float, report: Callable[[Step], None] = ignore
+) -> Profile:
     """Measure so many rounds of networks, with the reference in each."""
-    budget_s = float(rounds * (1 + ROUND))
-    return profile_machine(TARGET, board, path, budget_s, **options)  # type: ignore[arg-type]
+
+    def report_steps(told: Step | str) -> None:
+        if isinstance(told, Step):
+            report(told)
+
+    return profile_machine(TARGET, board, path, rounds * (1 + ROUND), report_steps)
 
 
 def networks_of(profile: Profile) -> list[int]:
@@ -101,6 +111,17 @@ def test_every_round_is_written_and_every_network_reported(
     ]
 
 
+def test_what_else_takes_time_is_told(board: FakeBoard, tmp_path: Path) -> None:
+    told: list[str] = []
+
+    def report(step: Step | str) -> None:
+        told.append(step if isinstance(step, str) else "Step")
+
+    machine: Any = board
+    profile_machine(TARGET, machine, tmp_path / "x.profile.json", 2.0 * (1 + ROUND), report)
+    assert told == [*["Step"] * ROUND, "Measuring"] * 2 + ["Fitting"]
+
+
 def test_a_round_is_measured_however_small_the_budget(board: FakeBoard, tmp_path: Path) -> None:
     assert len(profile(board, tmp_path / "x.profile.json", 0).samples) == ROUND * LAYERS
 
@@ -123,7 +144,11 @@ def test_another_run_goes_on(board: FakeBoard, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        ({"target": "x86-64"}, "target is 'x86-64' there and 'native' now"),
+        (
+            {"tvm": {"kind": "llvm", "mcpu": "x86-64"}},
+            "tvm is {'kind': 'llvm', 'mcpu': 'x86-64'} there and {'kind': 'llvm', 'mcpu': 'native'}"
+            " now",
+        ),
         ({"threads": 4}, "threads is 4 there and 1 now"),
         ({"processor": "a toaster"}, "processor is 'a toaster' there and 'an abacus' now"),
     ],
@@ -146,9 +171,15 @@ def test_a_profile_of_something_else_is_left_alone(
 
 def test_all_that_differs_is_named(board: FakeBoard, tmp_path: Path) -> None:
     path = tmp_path / "x.profile.json"
-    session.write_profile(replace(profile(board, path, 1), target="x86-64", threads=2), path)
-    with pytest.raises(PartcError, match=r"target is .*; threads is 2 there and 1 now; give"):
+    session.write_profile(replace(profile(board, path, 1), processor="a", threads=2), path)
+    with pytest.raises(PartcError, match=r"threads is 2 there and 1 now; processor is .*; give"):
         profile(board, path, 1)
+
+
+def test_a_target_of_another_name_is_the_same_machine(board: FakeBoard, tmp_path: Path) -> None:
+    path = tmp_path / "x.profile.json"
+    session.write_profile(replace(profile(board, path, 1), target="another"), path)
+    assert networks_of(profile(board, path, 1)) == list(range(1, 1 + 2 * ROUND))
 
 
 def test_what_is_no_profile_is_left_alone(board: FakeBoard, tmp_path: Path) -> None:
@@ -302,8 +333,7 @@ def test_nine_tenths_of_the_budget_go_to_new_networks(
 ) -> None:
     """A round takes nine seconds here; none begins after 64.8 s, and none after 80.1 s."""
     monkeypatch.setattr(session, "_FIRST_ROUNDS", rounds)  # to choose takes long
-    path = tmp_path / "x.profile.json"
-    made = profile_machine(TARGET, board, path, budget_s)  # type: ignore[arg-type]
+    made = profile(board, tmp_path / "x.profile.json", budget_s / (1 + ROUND))
     assert len(networks_of(made)) == rounds * ROUND
 
 
@@ -313,9 +343,7 @@ def test_the_rest_of_the_budget_goes_to_what_was_disturbed(
     def report(step: Step) -> None:
         board.slower = 1.0 + (step.networks > 9 * ROUND)
 
-    budget_s = (1 + ROUND) * 12.0
-    path = tmp_path / "x.profile.json"
-    made = profile_machine(TARGET, board, path, budget_s, report)  # type: ignore[arg-type]
+    made = profile(board, tmp_path / "x.profile.json", 12, report)
     assert len(networks_of(made)) == 10 * ROUND
     assert len(board.measured) == 12 * (1 + ROUND)
 
