@@ -150,7 +150,7 @@ class LoadedNetwork:
     def time_layers(self, runs: int) -> NDArray[np.float64]:
         """Milliseconds of each layer in each run, of shape (runs, layers), without the clock's.
 
-        Of a slow network there are fewer runs: none begins once a third of a second is over.
+        Of a slow network there are fewer runs: none begins once 0.3 s are over.
         """
         return self._thread.submit(self._time_layers, runs).result()
 
@@ -237,10 +237,17 @@ def settle(networks: Sequence[LoadedNetwork], runs: int = RUNS) -> list[NDArray[
 
     Returns:
         For each network, the least and the largest milliseconds to expect of each layer, of shape
-        (2, layers): the 20th and the 80th percentile of the runs, in the pass that was fastest.
+        (2, layers): the 20th and the 80th percentile of the runs, in the pass in which the layer's
+        20th percentile was least.
     """
     passes = [_take_turns(networks, runs) for _ in range(PASSES)]
-    return [np.min(percentiles, axis=0) for percentiles in zip(*passes, strict=True)]
+    return [_fastest(np.array(percentiles)) for percentiles in zip(*passes, strict=True)]
+
+
+def _fastest(percentiles: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of each layer the pass with the least first one; of (passes, 2, layers) to (2, layers)."""
+    best = percentiles[:, :1].argmin(axis=0, keepdims=True)
+    return np.take_along_axis(percentiles, best, axis=0)[0]
 
 
 def _take_turns(networks: Sequence[LoadedNetwork], runs: int) -> list[NDArray[np.float64]]:

@@ -19,6 +19,7 @@ from profiled import Array, convolutions
 
 from partc.errors import PartcError
 from partc.graph import LayerGraph
+from partc.profiler import stopwatch
 from partc.profiler.drawn import draw_graph, random_inputs
 from partc.profiler.stopwatch import (
     Board,
@@ -26,6 +27,7 @@ from partc.profiler.stopwatch import (
     TimedNetwork,
     compile_timed,
     connect,
+    settle,
 )
 from partc.targets.target import load_target
 
@@ -210,3 +212,31 @@ def test_as_many_threads_compute_as_were_asked_for(networks: dict[str, TimedNetw
         return len({*tasks.iterdir()} - before)
 
     assert [count_new(threads) for threads in (1, 3, 1, 2)] == [1, 3, 1, 2]
+
+
+class Turns:
+    """A loaded network whose runs are known."""
+
+    def __init__(self, name: str, order: list[str], *turns: list[list[float]]) -> None:
+        self._name, self._order, self._turns = name, order, iter(turns)
+
+    def time_layers(self, runs: int) -> Array:
+        assert runs == RUNS
+        self._order.append(self._name)
+        return np.array(next(self._turns))
+
+
+def test_of_each_layer_its_fastest_turn_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both percentiles are of that turn, though in another the layer was steadier."""
+    monkeypatch.setattr(stopwatch, "_PAUSE_S", 0)
+    order: list[str] = []
+    steady = [[2.0, 3.0]] * RUNS
+    noisy = [[n / 2, 10 + n] for n in range(1, 7)]
+    networks: Any = [
+        Turns("both", order, steady, noisy, steady),
+        Turns("alone", order, [[3.0]], [[1.0]], [[2.0]]),
+    ]
+    both, alone = settle(networks, RUNS)
+    assert order == ["both", "alone"] * 3
+    assert both.tolist() == [[1.0, 3.0], [2.5, 3.0]]
+    assert alone.tolist() == [[1.0], [1.0]]
