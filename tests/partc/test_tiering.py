@@ -32,7 +32,7 @@ def graph() -> LayerGraph:
         {"a": ("x -> t", 0, 0), "b": ("t -> u", 0, 0), "c": ("u -> y", 0, 0)},
         "y",
     )
-    flops = {"a": 10**8, "b": 10**9, "c": 10**11}
+    flops = {"a": 10**8, "b": 10**9, "c": 10**10}
     return drawn.with_layers(
         replace(layer, cost=None, flops=flops[layer.name]) for layer in drawn.layers
     )
@@ -72,11 +72,20 @@ def test_no_other_is_better(options: dict[str, Any]) -> None:
     assert all(found.value(found.plan) <= found.value(other) for _, other in found.others)
 
 
-def test_objectives_are_told_apart() -> None:
-    frugal = plan(objective="energy")
-    assert frugal.objective is Objective.ENERGY
-    weighted = plan(objective="weighted", ms_per_mj=0.5)
-    assert (weighted.objective, weighted.ms_per_mj) == (Objective.WEIGHTED, 0.5)
+def test_a_weighted_objective_lies_between_its_parts() -> None:
+    quick, frugal = plan(links=("lte", "wifi")), plan(links=("lte", "wifi"), objective="energy")
+    assert quick.plan.layers != frugal.plan.layers
+    for ms_per_mj, part in ((1e-6, quick), (1e3, frugal)):
+        weighted = plan(links=("lte", "wifi"), objective="weighted", ms_per_mj=ms_per_mj)
+        assert (weighted.objective, weighted.ms_per_mj) == (Objective.WEIGHTED, ms_per_mj)
+        assert weighted.plan.layers == part.plan.layers
+
+
+def test_the_device_is_the_first_machine_and_its_radio_the_first_link() -> None:
+    device, link = make_goal("raspberry-pi-4").target, make_goal("native", link="lte").links[0]
+    power = plan(links=("lte", "ethernet")).plan.chain.power
+    assert (power.busy_watts, power.idle_watts) == (device.busy_watts, device.idle_watts)
+    assert (power.upload_watts, power.tail_mj) == (link.upload_watts, link.tail_mj)
 
 
 def test_two_machines_are_charged_as_elsewhere() -> None:

@@ -291,6 +291,14 @@ def test_energy_and_latency_choose_differently() -> None:
     assert find_tiers(GRAPH, hungry, energy(hungry.power)).layers[0] == ("a", "b")
 
 
+def test_the_tail_of_the_radio_keeps_layers_at_home() -> None:
+    tailed = three(cloud_ms=(1, 4, 20), power=replace(POWER, tail_mj=150))
+    assert find_tiers(GRAPH, tailed, energy(POWER)).layers == (("a",), ("b", "c"), ())
+    plan = find_tiers(GRAPH, tailed, energy(tailed.power))
+    assert plan.layers == (("a", "b", "c"), (), ())
+    assert plan.energy_mj == 75 * 2
+
+
 def test_what_several_machines_read_travels_over_each_link_once() -> None:
     graph = tiny_graph(
         {"x": 3, "t": 2, "u": 1, "y": 1, "z": 1},
@@ -306,6 +314,8 @@ def test_what_several_machines_read_travels_over_each_link_once() -> None:
     plan = make_tier_plan(graph, chain, (0, 1, 2, 2))
     assert [[tensor.name for tensor in each] for each in plan.up] == [["t"], ["t", "u"]]
     assert [[tensor.name for tensor in each] for each in plan.down] == [["y", "z"], ["y", "z"]]
+    plan = make_tier_plan(graph, chain, (0, 1, 2, 1))
+    assert [[tensor.name for tensor in each] for each in plan.up] == [["t"], ["t", "u"]]
     plan = make_tier_plan(graph, chain, (1, 2, 2, 2))
     assert [[tensor.name for tensor in each] for each in plan.up] == [["x"], ["t"]]
     assert [[tensor.name for tensor in each] for each in plan.down] == [["y", "z", "t"], ["y", "z"]]
