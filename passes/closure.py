@@ -36,17 +36,18 @@ def find_closure(weights: Integers, causes: Integers, effects: Integers) -> NDAr
         For each choice whether it is a yes.
     """
     network: _Network = SimpleMaxFlow()
-    choices = np.arange(len(weights))
+    costly, saving = np.flatnonzero(weights > 0), np.flatnonzero(weights < 0)
+    if not saving.size:
+        return np.zeros(len(weights), bool)
     no, yes = len(weights), len(weights) + 1
     infinite = int(np.abs(weights).sum()) + 1
-    _add_arcs(network, no, choices, np.maximum(weights, 0))
-    _add_arcs(network, choices, yes, np.maximum(-weights, 0))
+    _add_arcs(network, no, costly, weights[costly])
+    _add_arcs(network, saving, yes, -weights[saving])
     _add_arcs(network, effects, causes, infinite)
-    # Without arcs there is nothing to solve, and the network does not know its ends.
-    if len(weights) and (status := network.solve(no, yes)) != SimpleMaxFlow.OPTIMAL:
+    if (status := network.solve(no, yes)) != SimpleMaxFlow.OPTIMAL:
         raise CompilerError(f"a closure of {len(weights)} choices has no minimum cut: {status}")
     chosen = np.zeros(len(weights) + 2, bool)
-    chosen[network.get_sink_side_min_cut() if len(weights) else []] = True
+    chosen[network.get_sink_side_min_cut()] = True
     return chosen[: len(weights)]
 
 

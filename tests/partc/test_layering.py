@@ -29,6 +29,7 @@ DECIDING = (
             "annotate",
             "baselines",
             "chain",
+            "choices",
             "closure",
             "cut",
             "envelope",

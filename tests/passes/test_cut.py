@@ -390,7 +390,7 @@ def test_a_tail_is_worth_what_the_server_saves(
 def test_large_costs_give_the_same_cut(graph: LayerGraph, data: st.DataObject) -> None:
     """Capacities near the end of 64 bits, and infinite ones on top of them."""
     pins = _some_pins(data, graph)
-    scale = 2.0**30
+    scale = 2.0**29
 
     def scaled(cost: LayerCost) -> LayerCost:
         return LayerCost(cost.device_ms * scale, cost.server_ms * scale, cost.device_mj * scale)
@@ -406,11 +406,21 @@ def test_large_costs_give_the_same_cut(graph: LayerGraph, data: st.DataObject) -
     assert find_cut(slow, slow_link, POWER, pins=pins) == expected
 
 
+def test_a_nanosecond_decides() -> None:
+    def server_layers(device_ms: float) -> frozenset[str]:
+        layers = {"a": ("x -> t", 1.0, 5.0), "b": ("t -> y", device_ms, 1.0)}
+        graph = tiny_graph({"x": 0, "t": 0, "y": 0}, layers, "y")
+        return find_cut(graph, LINK, POWER).server_layers
+
+    assert server_layers(1.0) == set()
+    assert server_layers(1.000001) == {"b"}
+
+
 def test_costs_too_large_to_add_up() -> None:
     with pytest.raises(TargetError) as error:
         find_cut(CHAIN.graph, replace(LINK, uplink_mbps=1e-12), POWER)
     assert str(error.value) == (
-        "layers and transfers cost 1.84e+14 ms or mJ together, expected at most 1.15e+12; "
+        "layers and transfers cost 1.84e+14 ms or mJ together, expected at most 5.76e+11; "
         "check the link's rates and the layers' costs"
     )
 
