@@ -97,10 +97,15 @@ def _covered(call: relax.Call, kernel: Sequence[int]) -> Mapping[str, int]:
 def _covered_along(
     size: int, places: int, taps: int, stride: int, dilation: int, padding: int
 ) -> int:
-    """The same along an axis, of the plane alone, with so much padding before it."""
-    first = stride * np.arange(places)[:, None] - padding
-    under = first + dilation * np.arange(taps)
-    return int(np.count_nonzero((under >= 0) & (under < size)))
+    """The same along an axis, of the plane alone, with so much padding before it.
+
+    Each tap is over the plane at a range of places, whose ends are divisions rounded up: to look at
+    every place of every tap would take gigabytes for long kernels over sound.
+    """
+    starts = dilation * np.arange(taps) - padding
+    first = np.maximum(-(starts // stride), 0)
+    after = np.minimum(-((starts - size) // stride), places)
+    return int(np.maximum(after - first, 0).sum())
 
 
 def _out_width(call: relax.Call) -> dict[str, int]:

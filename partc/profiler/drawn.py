@@ -48,14 +48,15 @@ Compile = Callable[[Sequence[int]], Iterator[DrawnNetwork]]
 
 @contextmanager
 def compilers(target: Target) -> Generator[Compile]:
-    """Processes that draw networks and compile them for a target, one for each CPU.
+    """Processes that draw networks and compile them for a target, one for each usable CPU.
 
     Yields:
         Compiles networks by their numbers, and gives them in this order.
     """
     before = set(active_children())
     # A fork of a process that has threads, as TVM's have, may find locks held for ever.
-    pool = ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), _leave_interruptions)
+    cpus = len(os.sched_getaffinity(0))
+    pool = ProcessPoolExecutor(cpus, get_context("spawn"), _leave_interruptions)
     try:
         yield partial(pool.map, partial(compile_drawn, target=target))
     except BaseException:

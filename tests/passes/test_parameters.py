@@ -133,6 +133,31 @@ def test_what_a_window_covers_is_what_a_sum_of_ones_says(data: st.DataObject) ->
     assert found["inside"] + found["outside"] == windows.size
 
 
+@given(
+    size=st.integers(1, 12),
+    places=st.integers(1, 12),
+    taps=st.integers(1, 8),
+    stride=st.integers(1, 5),
+    dilation=st.integers(1, 4),
+    padding=st.integers(0, 20),
+)
+def test_what_is_covered_along_an_axis_is_what_counting_says(
+    size: int, places: int, taps: int, stride: int, dilation: int, padding: int
+) -> None:
+    """However far a window reaches beyond the plane, before it or behind."""
+    under = (p * stride + t * dilation - padding for p in range(places) for t in range(taps))
+    counted = sum(0 <= position < size for position in under)
+    found = parameters._covered_along(size, places, taps, stride, dilation, padding)
+    assert found == counted
+
+
+def test_a_long_kernel_over_sound_is_counted_at_once() -> None:
+    """In each half of the padding the n-th tap from its end is n times."""
+    places, half = 2_000_000, 50_000
+    found = parameters._covered_along(places, places, 2 * half + 1, 1, 1, half)
+    assert found == places * (2 * half + 1) - half * (half + 1)
+
+
 def test_pooling_to_a_size_has_no_window() -> None:
     assert _parameters({"x": X}, lambda x: op.nn.adaptive_avg_pool2d(x, (2, 3))) == {}
 
