@@ -28,6 +28,7 @@ from partc.cost import Cost
 from partc.errors import TargetError
 from partc.graph import LayerGraph
 from partc.passes.chain import Chain, TierPlan, make_tier_plan
+from partc.passes.choices import Choices, find_choices
 from partc.passes.closure import LARGEST_SUM, Integers, find_closure
 from partc.plan import transfer_ms
 
@@ -57,51 +58,25 @@ def find_tiers(
         TargetError: The costs are too large to add up.
     """
     every = frozenset(range(len(chain.tiers)) if machines is None else machines)
-    prices, reads = _price(graph, chain, cost), _read(graph)
-    placements = _candidates(prices, reads, every)
-    best = min(placements, key=lambda each: (prices.of(each, reads), int(each.sum())))
+    candidates = _candidates(find_choices(graph), _price(graph, chain, cost), every)
+    _, best = min(candidates, key=lambda each: (each[0], int(each[1].sum())))
     return make_tier_plan(graph, chain, best.tolist())
 
 
-def _candidates(prices: _Prices, reads: _Reads, every: frozenset[int]) -> Iterator[Integers]:
-    """Placements of which one is the best."""
+def _candidates(
+    choices: Choices, prices: _Prices, every: frozenset[int]
+) -> Iterator[tuple[int, Integers]]:
+    """Placements, machines by layer, of which one is the best; with their costs."""
     waiting, seen = [every], {every}
     while waiting:
         machines = waiting.pop()
-        placement = _place(prices, reads, sorted(machines))
-        yield placement
+        cost, placement = _place(choices, prices, sorted(machines))
+        yield cost + prices.once(placement), placement
         for used in np.unique(placement).tolist():
             fewer = machines - {used}
             if fewer and fewer not in seen:
                 seen.add(fewer)
                 waiting.append(fewer)
-
-
-@dataclass(frozen=True)
-class _Reads:
-    """Who reads what: positions in ``graph.layers`` and ``graph.tensors``.
-
-    Args:
-        makers: The layer that makes each tensor; -1 for the model's inputs.
-        read: Tensors, as often as they are read,
-        readers: and the layers that read them.
-    """
-
-    makers: Integers
-    read: Integers
-    readers: Integers
-
-
-def _read(graph: LayerGraph) -> _Reads:
-    layers = np.arange(len(graph.layers))
-    positions = {tensor.name: position for position, tensor in enumerate(graph.tensors)}
-    read = [positions[tensor.name] for layer in graph.layers for tensor in layer.inputs]
-    made_by = np.repeat(layers, [len(layer.outputs) for layer in graph.layers])
-    return _Reads(
-        makers=np.concatenate([np.full(len(graph.inputs), -1), made_by]),
-        read=np.array(read, np.int64),
-        readers=np.repeat(layers, [len(layer.inputs) for layer in graph.layers]),
-    )
 
 
 @dataclass(frozen=True)
@@ -121,16 +96,10 @@ class _Prices:
     entries: Integers
     reaching: Integers
 
-    def of(self, placement: Integers, reads: _Reads) -> int:
-        """What a placement costs; machines by layer."""
-        made = np.append(placement, 0)[reads.makers]
-        needed = made.copy()
-        np.maximum.at(needed, reads.read, placement[reads.readers])
-        tensors = np.arange(len(made))
-        carrying = self.carried[needed, tensors] - self.carried[made, tensors]
-        computing = self.layers[placement, np.arange(len(placement))]
-        once = self.entries[np.unique(placement)].sum() + self.reaching[placement.max(initial=0)]
-        return int(carrying.sum() + computing.sum() + once)
+    def once(self, placement: Integers) -> int:
+        """What a placement costs besides its choices."""
+        entering = self.entries[np.unique(placement)].sum()
+        return int(entering + self.reaching[placement.max(initial=0)])
 
 
 def _price(graph: LayerGraph, chain: Chain, cost: Cost) -> _Prices:
@@ -193,35 +162,18 @@ def _check_total(total: float) -> None:
         )
 
 
-def _place(prices: _Prices, reads: _Reads, machines: Sequence[int]) -> Integers:
-    """The best of the placements on some machines, if computing on these at all is free.
-
-    Choices are the layers, then the tensors that several layers read, for each machine but the
-    first whether they are there or further on.
-    """
-    computing = np.diff(prices.layers[machines], axis=0).T
-    carrying = np.diff(prices.carried[machines], axis=0).T
-    layers, steps = computing.shape
-    shared = np.bincount(reads.read, minlength=len(reads.makers)) > 1
-    width = layers + np.count_nonzero(shared)
-    # What one layer reads is needed where that is; what none reads, where it is made.
-    needed = reads.makers.copy()
-    needed[reads.read] = reads.readers
-    needed[shared] = np.arange(layers, width)
-
-    weights = np.zeros((width + 1, steps), np.int64)  # what belongs to inputs' makers goes last
-    weights[:layers] = computing
-    np.add.at(weights, needed, carrying)
-    np.subtract.at(weights, reads.makers, carrying)
-
-    made, several = reads.makers[reads.read] >= 0, shared[reads.read]
-    causes = np.concatenate([reads.makers[reads.read][made], reads.readers[several]])
-    effects = np.concatenate([reads.readers[made], needed[reads.read[several]]])
-    choices = np.arange(width * steps, dtype=np.int64).reshape(width, steps)
+def _place(choices: Choices, prices: _Prices, machines: Sequence[int]) -> tuple[int, Integers]:
+    """The best of the placements on some machines, and what its choices cost."""
+    layers, carried = prices.layers[machines], prices.carried[machines]
+    steps = zip(np.diff(layers, axis=0), np.diff(carried, axis=0), strict=True)
+    weights = np.array([choices.weigh(*step) for step in steps], np.int64)
+    weights = weights.reshape(len(machines) - 1, choices.count)
+    at = np.arange(weights.size, dtype=np.int64).reshape(weights.shape)
     chosen = find_closure(
-        weights[:width].ravel(),
-        np.concatenate([choices[causes].ravel(), choices[:layers, 1:].ravel()]),
-        np.concatenate([choices[effects].ravel(), choices[:layers, :-1].ravel()]),
-    )
-    further = chosen.reshape(width, steps)[:layers].sum(axis=1)
-    return np.array(machines, np.int64)[further]
+        weights.ravel(),
+        np.concatenate([at[:, choices.causes].ravel(), at[1:].ravel()]),
+        np.concatenate([at[:, choices.effects].ravel(), at[:-1].ravel()]),
+    ).reshape(weights.shape)
+    nearest = layers[0].sum() + carried[0][(choices.makers < 0) & (choices.needed >= 0)].sum()
+    further = chosen[:, : layers.shape[1]].sum(axis=0)
+    return int(nearest + weights[chosen].sum()), np.array(machines, np.int64)[further]
