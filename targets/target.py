@@ -33,7 +33,8 @@ class Target(Description, frozen=True, kw_only=True, forbid_unknown_fields=True)
         idle_watts: Power of the whole machine while it waits.
         busy_watts: Power of the whole machine while it computes.
         achieved_fraction: The part of the peak that compiled kernels reach, in (0, 1].
-        l1_cache_kib: One core's first-level data cache.
+        l1_cache_kib: One core's first-level data cache. Kernels for GPUs look at neither cache, so
+            targets with a GPU leave both at what is usual.
         l2_cache_kib: One core's second-level cache, or its share of one.
         entry_ms: What a request costs a machine that has waited, however little it computes.
         cold_share: How much longer layers take there than in runs back to back, relative to them.
