@@ -16,7 +16,7 @@ from partc.goal import Goal
 from partc.graph import LayerGraph
 from partc.passes.annotate import entry_charges
 from partc.plan import Objective
-from partc.planner import Progress, decide, predict_costs, survey, switch, trade
+from partc.planner import Progress, decide, overlap, predict_costs, survey, switch, trade
 from partc.report.comparison import compare, comparison_json, print_comparison
 from partc.report.front import front_json, print_front
 from partc.report.json import decision_json
@@ -24,6 +24,7 @@ from partc.report.plot import save_plot
 from partc.report.survey import print_survey, survey_json
 from partc.report.switching import print_switching, switching_json
 from partc.report.terminal import print_decision
+from partc.report.timeline import print_timeline, save_timeline, timeline_json
 from partc.targets.link import Link
 
 
@@ -35,14 +36,13 @@ class Question:
         pareto: All plans between least latency and least energy.
         compare: What other planners would choose.
         switches: How often layers may change sides.
-
-    Raises:
-        PartcError: More than one thing is asked.
+        overlap: The plan with the shortest schedule, if whatever can overlaps.
     """
 
     pareto: bool = False
     compare: bool = False
     switches: int = 1
+    overlap: bool = False
 
     def check(self, goal: Goal) -> None:
         """Refuse what makes no sense together.
@@ -54,13 +54,18 @@ class Question:
             "--pareto": self.pareto,
             "--compare": self.compare,
             "--switches": self.switches > 1,
+            "--overlap": self.overlap,
             "a range of conditions": goal.varies,
         }
         given = [name for name, is_asked in asked.items() if is_asked]
         if len(given) > 1:
             raise PartcError(f"{' and '.join(given)} are different questions; ask one at a time")
-        if self.pareto and goal.objective is not Objective.LATENCY:
+        if goal.objective is Objective.LATENCY:
+            return
+        if self.pareto:
             raise PartcError("--pareto is about both latency and energy; leave out --objective")
+        if self.overlap:
+            raise PartcError("--overlap is about latency; leave out --objective")
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,8 @@ def answer(
         return [_front(graph, goal, link, progress) for link in goal.links]
     if question.switches > 1:
         return [_switching(graph, goal, link, question.switches) for link in goal.links]
+    if question.overlap:
+        return [_timeline(graph, goal, link) for link in goal.links]
     return _decisions(graph, goal, question.compare)
 
 
@@ -119,3 +126,10 @@ def _front(graph: LayerGraph, goal: Goal, link: Link, progress: Progress) -> Ans
 def _switching(graph: LayerGraph, goal: Goal, link: Link, switches: int) -> Answer:
     found = switch(graph, goal, link, switches)
     return Answer(partial(switching_json, found), partial(print_switching, found))
+
+
+def _timeline(graph: LayerGraph, goal: Goal, link: Link) -> Answer:
+    found = overlap(graph, goal, link)
+    return Answer(
+        partial(timeline_json, found), partial(print_timeline, found), partial(save_timeline, found)
+    )

@@ -126,6 +126,12 @@ def plan(
             "all behind the first ones, be on the device again.",
         ),
     ] = 1,
+    overlap: Annotated[
+        bool,
+        typer.Option(
+            "--overlap", help="Plan as if device, link and server worked at the same time."
+        ),
+    ] = False,
     compare: Annotated[
         bool, typer.Option("--compare", help="Show what other planners would choose.")
     ] = False,
@@ -141,12 +147,14 @@ def plan(
     if (as_json or plot) and len(goal.links) > 1:
         option = "--json prints" if as_json else "--plot draws"
         raise PartcError(f"{option} one answer, but {len(goal.links)} links were given")
-    if plot and not goal.varies:
-        raise PartcError("--plot draws a range of conditions; give one, such as --uplink 0.5..50")
+    if plot and not (goal.varies or overlap):
+        raise PartcError(
+            "--plot draws a range of conditions, such as --uplink 0.5..50, or --overlap"
+        )
     with show_steps() as progress:
         from partc.answers import Question, answer
 
-        question = Question(pareto, compare, switches)
+        question = Question(pareto, compare, switches, overlap)
         question.check(goal)
         answers = answer(model, goal, question, shapes, progress)
     console = report_console(sys.stdout)

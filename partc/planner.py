@@ -14,9 +14,11 @@ from partc.graph import LayerGraph
 from partc.passes.annotate import annotate, entry_charges
 from partc.passes.envelope import find_envelope
 from partc.passes.limited import Limit, Limits, Optimum, find_limited_cut, keeps
+from partc.passes.overlap import find_overlapped_cut
 from partc.passes.pareto import find_front
 from partc.passes.pins import resolve_pins
 from partc.passes.price import Price, price
+from partc.passes.schedule import schedule
 from partc.passes.switches import SwitchingProblem, find_placement
 from partc.plan import Conditions, Cut, DevicePower, EntryCharges, Objective, Plan, make_plan
 from partc.quantities import format_nbytes
@@ -24,6 +26,7 @@ from partc.report.decision import Decision
 from partc.report.front import Front
 from partc.report.survey import Survey
 from partc.report.switching import Switching
+from partc.report.timeline import Timeline
 from partc.targets.link import Link, device_power
 from partc.targets.predictor import Predictor, predictor_for
 from partc.targets.target import Target
@@ -163,6 +166,34 @@ def switch(graph: LayerGraph, goal: Goal, link: Link, switches: int) -> Switchin
         cut=cut,
         cut_cost=aim.of(cut, case.conditions),
         unit=aim.unit,
+    )
+
+
+def overlap(graph: LayerGraph, goal: Goal, link: Link) -> Timeline:
+    """Find the plan with the shortest schedule, if whatever can overlaps.
+
+    Args:
+        graph: An annotated graph.
+        goal: Names the machines, and what plans have to keep.
+        link: What lies between.
+
+    Raises:
+        InfeasibleError: No plan keeps the constraints.
+    """
+    case = _case(graph, goal, link, goal.conditions(link))
+    limits = _limits(case)
+    optimum = find_overlapped_cut(graph, case.conditions, limits, case.entry)
+    return Timeline(
+        model=graph.name,
+        target=goal.target.name,
+        server=goal.server.name,
+        link=link.name,
+        conditions=case.conditions,
+        plan=case.plan(optimum.cut),
+        in_turn=case.plan(_best(case, Objective.LATENCY, limits).cut),
+        schedule=schedule(graph, optimum.cut, case.conditions, case.entry),
+        gap=optimum.gap,
+        keeping=_describe_limits(goal, limits),
     )
 
 

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from partc.errors import PartcError
 from partc.passes.price import Array
 from partc.plan import CONDITION_NAMES, Conditions, Objective, Plan
+from partc.report.figure import save_figure
 from partc.report.survey import Survey, describe_interval
 
 _POINTS = 300
@@ -54,10 +55,7 @@ def save_plot(survey: Survey, path: Path) -> None:
         else:
             _draw_areas(survey, axes, figure)
         axes.set_title(f"{survey.graph.name} on {survey.target} and {survey.server}")
-        try:
-            figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-        except (OSError, ValueError) as error:
-            raise PartcError(f"the plot {path} cannot be written: {error}") from error
+    save_figure(figure, path)
 
 
 def _draw_lines(survey: Survey, axes: Axes) -> None:

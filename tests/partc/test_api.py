@@ -87,7 +87,7 @@ WITH_UNITS = {
 }
 """What the command line's options are called here."""
 
-SHOWING = {"as_json", "help", "plot", "pareto", "compare", "switches"}
+SHOWING = {"as_json", "help", "plot", "pareto", "compare", "switches", "overlap"}
 """Options about what is printed."""
 
 

@@ -152,6 +152,14 @@ class TestPlan:
         refused = run("plan", tiny_model, *options, "--deadline", 3)
         assert_refused(refused, "leave out other limits")
 
+    def test_what_overlaps_has_a_timeline(self, run: Run, tiny_model: Path, tmp_path: Path) -> None:
+        options = ["--target", "jetson-tx2", "--overlap"]
+        found = run("plan", tiny_model, *options, "--plot", tmp_path / "t.svg")
+        assert (found.status, "device" in found.out) == (0, True)
+        assert (tmp_path / "t.svg").read_text().startswith("<?xml")
+        assert json.loads(run("plan", tiny_model, *options, "--json").out)
+        assert_refused(run("plan", tiny_model, *options, "--objective", "energy"), "--overlap is")
+
     def test_other_planners_are_compared(self, run: Run, tiny_model: Path) -> None:
         options = ["--target", "jetson-tx2", "--compare"]
         table = run("plan", tiny_model, *options).out

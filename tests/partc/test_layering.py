@@ -35,6 +35,7 @@ DECIDING = (
             "envelope",
             "limited",
             "memory",
+            "overlap",
             "pareto",
             "pins",
             "price",
