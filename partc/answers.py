@@ -24,8 +24,10 @@ from partc.report.plot import save_plot
 from partc.report.survey import print_survey, survey_json
 from partc.report.switching import print_switching, switching_json
 from partc.report.terminal import print_decision
+from partc.report.tiers import print_tiers, tiers_json
 from partc.report.timeline import print_timeline, save_timeline, timeline_json
 from partc.targets.link import Link
+from partc.tiering import TierGoal, plan_tiers
 
 
 @dataclass(frozen=True)
@@ -44,28 +46,39 @@ class Question:
     switches: int = 1
     overlap: bool = False
 
-    def check(self, goal: Goal) -> None:
+    def check(self, goal: Goal | TierGoal, drawn: bool, alone: bool) -> None:
         """Refuse what makes no sense together.
+
+        Args:
+            goal: What is planned for.
+            drawn: Whether the answer is to be drawn.
+            alone: Whether there may be one answer only.
 
         Raises:
             PartcError: Says what.
         """
+        varies = isinstance(goal, Goal) and goal.varies
         asked = {
+            "--tiers": isinstance(goal, TierGoal),
             "--pareto": self.pareto,
             "--compare": self.compare,
             "--switches": self.switches > 1,
             "--overlap": self.overlap,
-            "a range of conditions": goal.varies,
+            "a range of conditions": varies,
         }
         given = [name for name, is_asked in asked.items() if is_asked]
         if len(given) > 1:
             raise PartcError(f"{' and '.join(given)} are different questions; ask one at a time")
-        if goal.objective is Objective.LATENCY:
-            return
-        if self.pareto:
-            raise PartcError("--pareto is about both latency and energy; leave out --objective")
-        if self.overlap:
-            raise PartcError("--overlap is about latency; leave out --objective")
+        if (self.pareto or self.overlap) and goal.objective is not Objective.LATENCY:
+            raise PartcError(f"{given[0]} is about latency; leave out --objective")
+        if drawn and not (varies or self.overlap):
+            raise PartcError(
+                "--plot draws a range of conditions, such as --uplink 0.5..50, or --overlap"
+            )
+        if alone and isinstance(goal, Goal) and len(goal.links) > 1:
+            raise PartcError(
+                f"--json and --plot are for one answer, but {len(goal.links)} links were given"
+            )
 
 
 @dataclass(frozen=True)
@@ -84,10 +97,14 @@ class Answer:
 
 
 def answer(
-    model: str, goal: Goal, question: Question, shapes: Shapes, progress: Progress
+    model: str, goal: Goal | TierGoal, question: Question, shapes: Shapes, progress: Progress
 ) -> Sequence[Answer]:
-    """Answer a question for each link of a goal."""
-    graph = predict_costs(lower_model(model, shapes, None, progress), goal, progress)
+    """Answer a question for each link of a goal, or for all machines of a chain."""
+    graph = lower_model(model, shapes, None, progress)
+    if isinstance(goal, TierGoal):
+        found = plan_tiers(graph, goal)
+        return [Answer(partial(tiers_json, found), partial(print_tiers, found))]
+    graph = predict_costs(graph, goal, progress)
     if goal.varies:
         return [_survey(graph, goal, link) for link in goal.links]
     if question.pareto:

@@ -25,6 +25,7 @@ from partc.options import (
     ShapeTexts,
     by_name,
     takes_a_goal,
+    takes_a_goal_or_tiers,
 )
 from partc.plan import Cut, Side
 from partc.progress import show_budget, show_steps
@@ -101,7 +102,7 @@ def compile_command(
 
 
 @app.command(no_args_is_help=True)
-@takes_a_goal
+@takes_a_goal_or_tiers
 def plan(
     model: Model,
     goal: Any,
@@ -144,18 +145,11 @@ def plan(
 
     shapes = _shapes(shape)
     find_form(model)
-    if (as_json or plot) and len(goal.links) > 1:
-        option = "--json prints" if as_json else "--plot draws"
-        raise PartcError(f"{option} one answer, but {len(goal.links)} links were given")
-    if plot and not (goal.varies or overlap):
-        raise PartcError(
-            "--plot draws a range of conditions, such as --uplink 0.5..50, or --overlap"
-        )
     with show_steps() as progress:
         from partc.answers import Question, answer
 
         question = Question(pareto, compare, switches, overlap)
-        question.check(goal)
+        question.check(goal, drawn=plot is not None, alone=as_json or plot is not None)
         answers = answer(model, goal, question, shapes, progress)
     console = report_console(sys.stdout)
     for each in answers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from typing import Annotated, Any, TypeVar, get_type_hints
 
@@ -43,6 +43,16 @@ LinkNames = Annotated[
         help="A name from `partc links`, or a .toml file; may be repeated.",
     ),
 ]
+TierNames = Annotated[
+    str | None,
+    typer.Option(
+        "--tiers",
+        metavar="NAME,NAME,…",
+        help="Instead of --target and --server: machines in a row, the device first, with a --link "
+        "between each two.",
+        show_default=False,
+    ),
+]
 ShapeTexts = Annotated[
     list[str],
     typer.Option("--shape", metavar="NAME=1,3,224,224", help="The shape of an ONNX model's input."),
@@ -74,16 +84,31 @@ def by_name(option: str, pairs: Iterable[tuple[str, T]]) -> dict[str, T]:
 
 def takes_a_goal(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options that a goal is made of, in place of its parameter ``goal``."""
-    own = inspect.signature(command).parameters
-    wanted = inspect.signature(_read_goal).parameters
-    hints = get_type_hints(_read_goal, include_extras=True)
+    return _with_options(command, _read_goal, inspect.signature(_read_goal).parameters)
+
+
+def takes_a_goal_or_tiers(command: Callable[..., None]) -> Callable[..., None]:
+    """The same, with ``--tiers`` in place of the device and the server if it is given."""
+    parameters = dict(inspect.signature(_read_goal).parameters)
+    parameters["target"] = parameters["target"].replace(default=None)
+    tiers = inspect.Parameter("tiers", inspect.Parameter.KEYWORD_ONLY, default=None)
+    return _with_options(command, _read_goal_or_tiers, {**parameters, "tiers": tiers})
+
+
+def _with_options(
+    command: Callable[..., None],
+    read: Callable[..., Any],
+    wanted: Mapping[str, inspect.Parameter],
+) -> Callable[..., None]:
+    hints = {"tiers": TierNames, **get_type_hints(_read_goal, include_extras=True)}
     hints |= get_type_hints(command, include_extras=True)
 
     @wraps(command)
     def with_options(**given: Any) -> None:
-        goal = _read_goal(**{name: given.pop(name) for name in wanted})
+        goal = read(**{name: given.pop(name) for name in wanted})
         command(goal=goal, **given)
 
+    own = inspect.signature(command).parameters
     model, *others = (each for name, each in own.items() if name != "goal")
     parameters = [model, *wanted.values(), *others]
     with_options.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
@@ -91,6 +116,21 @@ def takes_a_goal(command: Callable[..., None]) -> Callable[..., None]:
     )
     with_options.__annotations__ = {each.name: hints[each.name] for each in parameters}
     return with_options
+
+
+def _read_goal_or_tiers(
+    target: str | None, tiers: str | None, server: str, link: list[str], **options: Any
+) -> Any:
+    names = tiers.split(",") if tiers else []
+    if bool(target) == bool(names):
+        raise PartcError(
+            "a plan needs --target NAME, the device, or --tiers NAME,NAME,…, one of the two"
+        )
+    if target:
+        return _read_goal(target, server=server, link=link, **options)
+    from partc.tiering import make_tier_goal
+
+    return make_tier_goal(names, link, _read_goal(names[0], names[-1], link, **options))
 
 
 def _read_goal(

@@ -87,7 +87,7 @@ WITH_UNITS = {
 }
 """What the command line's options are called here."""
 
-SHOWING = {"as_json", "help", "plot", "pareto", "compare", "switches", "overlap"}
+SHOWING = {"as_json", "help", "plot", "pareto", "compare", "switches", "overlap", "tiers"}
 """Options about what is printed."""
 
 

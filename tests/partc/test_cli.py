@@ -152,6 +152,17 @@ class TestPlan:
         refused = run("plan", tiny_model, *options, "--deadline", 3)
         assert_refused(refused, "leave out other limits")
 
+    def test_machines_in_a_row(self, run: Run, tiny_model: Path) -> None:
+        options = ["--tiers", "raspberry-pi-4,jetson,x86-64-v3", "--link", "wifi"]
+        found = run("plan", tiny_model, *options, "--link", "ethernet")
+        assert (found.status, "jetson" in found.out) == (0, True)
+        assert json.loads(run("plan", tiny_model, *options, "--link", "ethernet", "--json").out)
+        assert_refused(run("plan", tiny_model, *options), "3 tiers need 2 links between them")
+        both = run("plan", tiny_model, *options, "--target", "native")
+        assert_refused(both, "--target NAME, the device, or --tiers NAME,NAME,…, one of the two")
+        refused = run("plan", tiny_model, *options, "--link", "ethernet", "--compare")
+        assert_refused(refused, "--tiers and --compare are different questions")
+
     def test_what_overlaps_has_a_timeline(self, run: Run, tiny_model: Path, tmp_path: Path) -> None:
         options = ["--target", "jetson-tx2", "--overlap"]
         found = run("plan", tiny_model, *options, "--plot", tmp_path / "t.svg")
@@ -345,11 +356,17 @@ class TestMistakes:
     def test_a_directory_for_a_model(self, run: Run, command: str) -> None:
         assert_refused(run(command, "folder", "--target", "native"), "folder is a directory; a mod")
 
-    @pytest.mark.parametrize("command", ["compile", "plan"])
-    def test_a_missing_target(self, run: Run, tiny_model: Path, command: str) -> None:
+    @pytest.mark.parametrize(
+        ("command", "message"),
+        [
+            ("compile", "Error: Missing option '--target'.\n"),
+            ("plan", "needs --target NAME, the device, or --tiers NAME,NAME,…, one of the two\n"),
+        ],
+    )
+    def test_a_missing_target(self, run: Run, tiny_model: Path, command: str, message: str) -> None:
         result = run(command, tiny_model)
         assert (result.status, result.out) == (2, "")
-        assert result.err.endswith("Error: Missing option '--target'.\n")
+        assert result.err.endswith(message)
 
     def test_an_unknown_objective(self, run: Run, tiny_model: Path) -> None:
         result = run("plan", tiny_model, "--target", "native", "--objective", "beauty")
@@ -381,7 +398,10 @@ class TestMistakes:
 
     def test_json_of_two_links(self, run: Run, tiny_model: Path) -> None:
         options = "--target native --json --link lte --link wifi".split()
-        assert_refused(run("plan", tiny_model, *options), "prints one answer, but 2 links were")
+        assert_refused(
+            run("plan", tiny_model, *options),
+            "--json and --plot are for one answer, but 2 links were",
+        )
 
     def test_two_views(self, run: Run, tiny_model: Path) -> None:
         assert_refused(run("inspect", tiny_model, "--dot", "--json"), "give one of --json, --text")
