@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import networkx
-from ortools.graph.python.max_flow import SimpleMaxFlow
 from rich.console import Console
 from rich.table import Table
 from synthetic import LINK, WIRINGS, make_graph
@@ -25,9 +24,10 @@ from synthetic import LINK, WIRINGS, make_graph
 from partc.cost import LATENCY
 from partc.errors import GraphError
 from partc.graph import LayerGraph
+from partc.passes.baselines import Problem, dads_choice
 from partc.passes.cut import find_cut
 from partc.passes.price import price
-from partc.plan import Cut, make_plan, transfer_ms
+from partc.plan import Cut, make_plan
 from partc.report.terminal import report_console
 
 _COUNTS = (100, 1_000, 10_000, 100_000)
@@ -35,7 +35,6 @@ _BARS_MS = {1_000: 10.0, 100_000: 2_000.0}
 _REPETITIONS = 20
 _ENOUGH_S = 2.0  # of solving the same again and again
 _UNITS_PER_MS = 1e6
-_UNLIMITED = 2**61
 
 _PROGRESS = Console(stderr=True, highlight=False)
 
@@ -70,7 +69,8 @@ def solve_networkx(graph: LayerGraph) -> Cut:
         network.add_edge("device", layer.name, capacity=_units(server_ms))
         network.add_edge(layer.name, "server", capacity=_units(device_ms))
     for tensor, upload_ms in zip(graph.tensors, prices.upload, strict=True):
-        maker = _maker(graph, tensor.name, "device")
+        producer = graph.producers.get(tensor.name)
+        maker = producer.name if producer else "device"
         network.add_edge(maker, tensor.name, capacity=_units(upload_ms))
         for reader in graph.consumers[tensor.name]:
             network.add_edge(tensor.name, reader.name)
@@ -80,35 +80,7 @@ def solve_networkx(graph: LayerGraph) -> Cut:
 
 
 def solve_dads(graph: LayerGraph) -> Cut:
-    """DADS as published (Hu, Bao, Wang and Liu, INFOCOM 2019), arc by arc.
-
-    What several layers read has a vertex of its own, reached for what sending costs. Nothing keeps
-    the server from feeding the device, so the cut may be none.
-    """
-    network = SimpleMaxFlow()
-    vertices = {name: vertex for vertex, name in enumerate(["device", "server", *graph.by_name])}
-    for layer in graph.layers:
-        cost = layer.annotated_cost
-        network.add_arc_with_capacity(0, vertices[layer.name], _units(cost.server_ms))
-        network.add_arc_with_capacity(vertices[layer.name], 1, _units(cost.device_ms))
-    for tensor in graph.tensors:
-        sent = vertices[_maker(graph, tensor.name, "device")]
-        capacity = _units(transfer_ms(tensor.nbytes, LINK.uplink_mbps))
-        readers = graph.consumers[tensor.name]
-        if len(readers) > 1:
-            auxiliary = vertices.setdefault(tensor.name, len(vertices))
-            network.add_arc_with_capacity(sent, auxiliary, capacity)
-            sent, capacity = auxiliary, _UNLIMITED
-        for reader in readers:
-            network.add_arc_with_capacity(sent, vertices[reader.name], capacity)
-    network.solve(0, 1)
-    server = set(network.get_sink_side_min_cut())
-    return Cut(frozenset(name for name in graph.by_name if vertices[name] in server))
-
-
-def _maker(graph: LayerGraph, tensor: str, otherwise: str) -> str:
-    maker = graph.producers.get(tensor)
-    return maker.name if maker else otherwise
+    return dads_choice(Problem(graph, LATENCY, LINK))
 
 
 def _units(cost_ms: float) -> int:
