@@ -283,7 +283,13 @@ def profile(
     ] = None,
     rpc: BoardAddress = None,
     budget: Annotated[
-        float, typer.Option(metavar="MINUTES", help="How long to measure.", min=0.1)
+        float,
+        typer.Option(
+            metavar="MINUTES",
+            help="How long to measure layers. What a request costs takes half a minute more, and "
+            "--load about half a minute.",
+            min=0.1,
+        ),
     ] = 10.0,
     calibrate: Annotated[
         bool,
