@@ -293,7 +293,7 @@ def profile(
     ] = 10.0,
     calibrate: Annotated[
         bool,
-        typer.Option("--calibrate", help="Only scale the target's figures, in about a minute."),
+        typer.Option("--calibrate", help="Only scale the target's figures, in under a minute."),
     ] = False,
     load: Annotated[
         bool,

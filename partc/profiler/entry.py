@@ -21,7 +21,7 @@ ENTRY_NETWORKS = (29, 11, 35, 28, 6, 15)
 PAUSE_S = 0.05
 """Waiting for a server behind a radio takes as long."""
 
-_RUNS = 8
+_RUNS = 5
 _NOISE = 0.02
 """How far from the model, relative to a request, is still noise and not a disturbance."""
 
