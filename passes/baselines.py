@@ -13,15 +13,15 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from ortools.graph.python.max_flow import SimpleMaxFlow
 
 from partc.cost import Cost
 from partc.errors import CompilerError, GraphError
 from partc.graph import LayerCost, LayerGraph
+from partc.passes.closure import Integers, Network, add_arcs
 from partc.passes.cut import find_cut
 from partc.passes.price import Array, Price, price
 from partc.plan import FREE_ENTRY, Conditions, Cut, EntryCharges, check_cut
@@ -29,10 +29,6 @@ from partc.plan import FREE_ENTRY, Conditions, Cut, EntryCharges, check_cut
 _SOURCE, _SINK, _FIRST_LAYER = 0, 1, 2
 _TOTAL_BITS = 50  # of all capacities together, which leaves room for infinite ones in 64
 _INFINITE = 2 ** (_TOTAL_BITS + 2)
-
-_Places: TypeAlias = NDArray[np.int64]
-# The stubs of SimpleMaxFlow take no NumPy array and leave the type of solve open.
-_Network = Any
 
 
 @dataclass(frozen=True)
@@ -191,7 +187,7 @@ def _sent_across(graph: LayerGraph, upload: Array) -> Array:
     return np.cumsum(begins - ends)
 
 
-def _add_up(amounts: Array, places: _Places, count: int) -> Array:
+def _add_up(amounts: Array, places: Integers, count: int) -> Array:
     """The sum of the amounts that belong to each of so many places."""
     sums = np.zeros(count)
     np.add.at(sums, places, amounts)
@@ -215,7 +211,7 @@ def _mean(costs: Sequence[LayerCost]) -> LayerCost:
     )
 
 
-def _dads_network(graph: LayerGraph, price: Price) -> _Network:
+def _dads_network(graph: LayerGraph, price: Price) -> Network:
     """DADS's network; the source is the device, and a model's input is a layer that is there.
 
     Every maker of tensors has an auxiliary vertex. The published network gives those with one
@@ -234,22 +230,18 @@ def _dads_network(graph: LayerGraph, price: Price) -> _Network:
     outputs = np.repeat(np.arange(len(makers)), [len(made) for made in makes])
     sending = _add_up(price.upload * is_read, outputs, len(makers))
 
-    network: _Network = SimpleMaxFlow()
+    network: Network = SimpleMaxFlow()
     units = _units(price)
-    _add_arcs(network, np.full(len(layers), _SOURCE), layers, price.server * units)
-    _add_arcs(network, layers, np.full(len(layers), _SINK), price.device * units)
-    _add_arcs(network, makers, auxiliary, sending * units)
-    _add_arcs(network, auxiliary[read], readers, np.full(len(read), _INFINITE))
+    server, device, sent = (
+        np.rint(units * each).astype(np.int64) for each in (price.server, price.device, sending)
+    )
+    add_arcs(network, _SOURCE, layers, server)
+    add_arcs(network, layers, _SINK, device)
+    add_arcs(network, makers, auxiliary, sent)
+    add_arcs(network, auxiliary[read], readers, _INFINITE)
     return network
 
 
 def _units(price: Price) -> float:
     """How many whole units to count a ms or mJ as: a power of two, which keeps whole ones exact."""
     return math.ldexp(1.0, _TOTAL_BITS - math.frexp(max(1.0, price.total))[1])
-
-
-def _add_arcs(
-    network: _Network, tails: _Places, heads: _Places, capacities: Array | _Places
-) -> None:
-    whole = np.rint(capacities).astype(np.int64)
-    network.add_arcs_with_capacity(tails.astype(np.int32), heads.astype(np.int32), whole)

@@ -21,7 +21,7 @@ LARGEST_SUM = 2**61
 """Of all weights without their signs; residual capacities reach its double in 64 bits."""
 
 # The stubs of SimpleMaxFlow take no NumPy array and leave the type of solve open.
-_Network = Any
+Network: TypeAlias = Any
 
 
 def find_closure(weights: Integers, causes: Integers, effects: Integers) -> NDArray[np.bool_]:
@@ -35,15 +35,15 @@ def find_closure(weights: Integers, causes: Integers, effects: Integers) -> NDAr
     Returns:
         For each choice whether it is a yes.
     """
-    network: _Network = SimpleMaxFlow()
+    network: Network = SimpleMaxFlow()
     costly, saving = np.flatnonzero(weights > 0), np.flatnonzero(weights < 0)
     if not saving.size:
         return np.zeros(len(weights), bool)
     no, yes = len(weights), len(weights) + 1
     infinite = int(np.abs(weights).sum()) + 1
-    _add_arcs(network, no, costly, weights[costly])
-    _add_arcs(network, saving, yes, -weights[saving])
-    _add_arcs(network, effects, causes, infinite)
+    add_arcs(network, no, costly, weights[costly])
+    add_arcs(network, saving, yes, -weights[saving])
+    add_arcs(network, effects, causes, infinite)
     if (status := network.solve(no, yes)) != SimpleMaxFlow.OPTIMAL:
         raise CompilerError(f"a closure of {len(weights)} choices has no minimum cut: {status}")
     chosen = np.zeros(len(weights) + 2, bool)
@@ -51,9 +51,10 @@ def find_closure(weights: Integers, causes: Integers, effects: Integers) -> NDAr
     return chosen[: len(weights)]
 
 
-def _add_arcs(
-    network: _Network, tails: Integers | int, heads: Integers | int, capacities: Integers | int
+def add_arcs(
+    network: Network, tails: Integers | int, heads: Integers | int, capacities: Integers | int
 ) -> None:
+    """Add arcs of whole capacities; what all share may be one number."""
     tail, head, capacity = np.broadcast_arrays(tails, heads, capacities)
     network.add_arcs_with_capacity(
         tail.astype(np.int32), head.astype(np.int32), capacity.astype(np.int64)

@@ -23,12 +23,11 @@ from partc.graph import LayerGraph
 from partc.passes.choices import Choices, find_choices
 from partc.passes.closure import LARGEST_SUM, Integers, find_closure
 from partc.passes.pins import check_pins
-from partc.passes.price import Array, Price
+from partc.passes.price import UNITS_PER_MILLI, Array, Price
 from partc.plan import Cut, Side
 
-_UNITS_PER_MILLI = 1e6  # costs are whole nanoseconds or nanojoules
 # A cost counts in two weights at most, and all costs together in two more, those of the pins.
-_LARGEST_TOTAL = LARGEST_SUM / 4 / _UNITS_PER_MILLI
+_LARGEST_TOTAL = LARGEST_SUM / 4 / UNITS_PER_MILLI
 
 
 def find_cut(graph: LayerGraph, price: Price, pins: Mapping[str, Side] = {}) -> Cut:
@@ -87,7 +86,7 @@ def _candidates(
 
 def _round(costs: Array) -> Integers:
     """Round milliseconds or millijoules to whole units, of which a cut can be computed exactly."""
-    return np.rint(costs * _UNITS_PER_MILLI).astype(np.int64)
+    return np.rint(costs * UNITS_PER_MILLI).astype(np.int64)
 
 
 def _choose(

@@ -16,26 +16,19 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 from ortools.sat.python import cp_model
 
-from partc.errors import CompilerError, InfeasibleError
+from partc.errors import InfeasibleError
 from partc.graph import LayerGraph
 from partc.passes.cut import find_cut
 from partc.passes.memory import always_held_nbytes, device_nbytes, lifetimes
 from partc.passes.pins import check_pins
 from partc.passes.price import Price
+from partc.passes.programme import LARGEST_TOTAL, Linear, NoSolutionError, solve, units_for
 from partc.plan import Cut, Side
 from partc.quantities import format_nbytes
-
-_UNITS_PER_MILLI = 1e6  # costs are whole nanoseconds or nanojoules, if so they can be added up
-_LARGEST_TOTAL = 2.0**50
-_EFFORT = 30.0  # of the solver's deterministic time, in which a unit is about a second
-
-# OR-Tools' expressions take and give anything that is linear.
-_Linear = Any
 
 
 @dataclass(frozen=True)
@@ -129,7 +122,7 @@ def find_limited_cut(graph: LayerGraph, prices: Sequence[Price], limits: Limits)
     check_pins(graph, limits.pins)
     try:
         return _Programme(graph, limits).minimise(prices)
-    except _NoCutError as error:
+    except NoSolutionError as error:
         clash = find_clash(graph, limits)
         raise InfeasibleError(_describe_clash(graph, clash)) from error
 
@@ -171,7 +164,7 @@ def _without(limit: Limit, limits: Limits) -> Limits:
 def _is_feasible(graph: LayerGraph, limits: Limits) -> bool:
     try:
         _Programme(graph, limits).minimise(())
-    except _NoCutError:
+    except NoSolutionError:
         return False
     return True
 
@@ -194,10 +187,6 @@ def _enough(graph: LayerGraph, clash: Limits, limit: Limit) -> str:
     return f"{math.ceil(size / step) * step:g} {unit}"
 
 
-class _NoCutError(Exception):
-    """There is no cut that keeps all limits."""
-
-
 class _Programme:
     """The integer programme of a graph's cuts.
 
@@ -210,7 +199,7 @@ class _Programme:
         self._graph = graph
         self._model = cp_model.CpModel()
         self._server = [self._bool(layer.name) for layer in graph.layers]
-        self._crosses = [self._bool(tensor.name) for tensor in graph.tensors]
+        self._crosses = {tensor.name: self._bool(tensor.name) for tensor in graph.tensors}
         self._uses_device, self._uses_server = self._bool("device"), self._bool("server")
         self._connect()
         self._pin(limits)
@@ -219,22 +208,21 @@ class _Programme:
         if limits.device_nbytes is not None:
             self._fit(limits.device_nbytes)
 
-    def _bool(self, name: str) -> _Linear:
+    def _bool(self, name: str) -> Linear:
         return self._model.new_bool_var(name)
 
     def _connect(self) -> None:
         """Nothing returns to the device, and what is read over there has to cross."""
         positions = {layer.name: position for position, layer in enumerate(self._graph.layers)}
-        crosses = dict(zip((t.name for t in self._graph.tensors), self._crosses, strict=True))
         for layer, reader in zip(self._graph.layers, self._server, strict=True):
             for tensor in layer.inputs:
                 producer = self._graph.producers.get(tensor.name)
                 if producer is None:
-                    self._model.add_implication(reader, crosses[tensor.name])
+                    self._model.add_implication(reader, self._crosses[tensor.name])
                     continue
                 maker = self._server[positions[producer.name]]
                 self._model.add_implication(maker, reader)
-                self._model.add_bool_or(~reader, maker, crosses[tensor.name])
+                self._model.add_bool_or(~reader, maker, self._crosses[tensor.name])
 
     def _pin(self, limits: Limits) -> None:
         for layer, on_server in zip(self._graph.layers, self._server, strict=True):
@@ -258,7 +246,6 @@ class _Programme:
     def _fit(self, most_nbytes: int) -> None:
         """Keep weights, and what is held while each layer of the device runs, in its memory."""
         left = most_nbytes - always_held_nbytes(self._graph)
-        crosses = dict(zip((t.name for t in self._graph.tensors), self._crosses, strict=True))
         nbytes = [layer.weight_nbytes for layer in self._graph.layers]
         weights = sum(nbytes) - cp_model.LinearExpr.weighted_sum(self._server, nbytes)
         self._model.add(weights <= left)
@@ -266,13 +253,17 @@ class _Programme:
         for step, on_server in enumerate(self._server):
             held = [
                 each.tensor.nbytes
-                * (~self._server[each.made] if step <= each.read else crosses[each.tensor.name])
+                * (
+                    ~self._server[each.made]
+                    if step <= each.read
+                    else self._crosses[each.tensor.name]
+                )
                 for each in alive
                 if each.made <= step
             ]
             self._model.add(sum(held) + weights <= left).only_enforce_if(~on_server)
 
-    def _sum(self, price: Price, units: float) -> _Linear:
+    def _sum(self, price: Price, units: float) -> Linear:
         """A cost in whole units."""
         device, server, upload = (
             np.rint(units * each).astype(np.int64)
@@ -281,7 +272,7 @@ class _Programme:
         return (
             int(device.sum())
             + cp_model.LinearExpr.weighted_sum(self._server, (server - device).tolist())
-            + cp_model.LinearExpr.weighted_sum(self._crosses, upload.tolist())
+            + cp_model.LinearExpr.weighted_sum([*self._crosses.values()], upload.tolist())
             + round(units * price.device_entry) * self._uses_device
             + round(units * price.server_entry) * self._uses_server
         )
@@ -290,19 +281,11 @@ class _Programme:
         """Solve the programme for the least of the largest cost."""
         units = _units(prices)
         sums = [self._sum(price, units) for price in prices]
-        largest = self._model.new_int_var(0, 2 * int(_LARGEST_TOTAL), "largest")
+        largest = self._model.new_int_var(0, 2 * int(LARGEST_TOTAL), "largest")
         for each in sums:
             self._model.add(largest >= each)
         self._model.minimize(largest)
-        solver = cp_model.CpSolver()
-        # One worker and no clock: the same answer every time.
-        solver.parameters.num_workers = 1
-        solver.parameters.max_deterministic_time = _EFFORT
-        status = solver.solve(self._model)
-        if status == cp_model.INFEASIBLE:
-            raise _NoCutError
-        if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
-            raise CompilerError(f"no cut was found: {solver.status_name(status)}")
+        solver, proven = solve(self._model)
         cut = Cut(
             frozenset(
                 layer.name
@@ -311,7 +294,6 @@ class _Programme:
             )
         )
         cost = max((price.of(self._graph, cut) for price in prices), default=0.0)
-        proven = status == cp_model.OPTIMAL
         return Optimum(cut, cost, cost if proven else solver.best_objective_bound / units)
 
 
@@ -322,4 +304,4 @@ def resolution(graph: LayerGraph, price: Price) -> float:
 
 def _units(prices: Sequence[Price]) -> float:
     """How many whole units to count a millisecond or millijoule as."""
-    return min(_UNITS_PER_MILLI, _LARGEST_TOTAL / max([1.0, *(price.total for price in prices)]))
+    return units_for(max((price.total for price in prices), default=0.0))

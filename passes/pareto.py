@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
 
-from partc.errors import InfeasibleError
 from partc.graph import LayerGraph
 from partc.passes.limited import Limit, Limits, find_limited_cut, resolution
 from partc.passes.price import Price
@@ -43,7 +43,6 @@ def find_front(
     Raises:
         InfeasibleError: No cut keeps all limits.
     """
-    find_limited_cut(graph, [first], limits)
     found: list[Cut] = []
     for cut in islice(_walk(graph, first, second, limits), MOST):
         found.append(cut)
@@ -52,15 +51,14 @@ def find_front(
 
 
 def _walk(graph: LayerGraph, first: Price, second: Price, limits: Limits) -> Iterator[Cut]:
-    costs = limits.costs
-    while True:
-        try:
-            best = find_limited_cut(graph, [first], replace(limits, costs=costs)).cut
-        except InfeasibleError:
-            return
+    step = 2 * resolution(graph, second)
+    least = second.of(graph, find_limited_cut(graph, [second], limits).cut)
+    costs, reached = limits.costs, math.inf
+    while reached > least + step:
+        best = find_limited_cut(graph, [first], replace(limits, costs=costs)).cut
         # Of cuts that are as good in the first cost, the one that is best in the second.
         as_good = Limit("first", first, first.of(graph, best), "")
         cut = find_limited_cut(graph, [second], replace(limits, costs=(*costs, as_good))).cut
         yield cut
-        less = second.of(graph, cut) - 2 * resolution(graph, second)
-        costs = (*limits.costs, Limit("second", second, less, ""))
+        reached = second.of(graph, cut)
+        costs = (*limits.costs, Limit("second", second, reached - step, ""))

@@ -15,6 +15,9 @@ from partc.plan import FREE_ENTRY, Conditions, Cut, EntryCharges, transfer_ms
 
 Array: TypeAlias = NDArray[np.float64]
 
+UNITS_PER_MILLI = 1e6
+"""Solvers take whole numbers: a ms or mJ is so many of them, which are ns or nJ."""
+
 
 @dataclass(frozen=True)
 class Price:
@@ -71,7 +74,7 @@ def price(
     upload = cost.upload_ms * transfer_ms(1, conditions.uplink_mbps) + cost.upload_nbytes
     return Price(
         device=cost.device_ms * device_ms + cost.device_mj * device_mj,
-        server=serving * server_ms + download * _returned_nbytes(graph),
+        server=serving * server_ms + download * returned_nbytes(graph),
         upload=upload * nbytes,
         device_entry=cost.device_ms * entry.device_ms + cost.device_mj * entry.device_mj,
         server_entry=serving * entry.server_ms
@@ -80,8 +83,8 @@ def price(
     )
 
 
-def _returned_nbytes(graph: LayerGraph) -> Array:
-    """What each layer makes of the model's outputs."""
+def returned_nbytes(graph: LayerGraph) -> Array:
+    """Bytes of the model's outputs that each layer makes."""
     returned = {tensor.name for tensor in graph.outputs}
     made = (
         sum(tensor.nbytes for tensor in layer.outputs if tensor.name in returned)

@@ -22,7 +22,6 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from partc.cost import Cost
 from partc.errors import TargetError
@@ -30,12 +29,10 @@ from partc.graph import LayerGraph
 from partc.passes.chain import Chain, TierPlan, make_tier_plan
 from partc.passes.choices import Choices, find_choices
 from partc.passes.closure import LARGEST_SUM, Integers, find_closure
+from partc.passes.price import UNITS_PER_MILLI, Array, returned_nbytes
 from partc.plan import transfer_ms
 
-_UNITS_PER_MILLI = 1e6  # costs are whole nanoseconds or nanojoules
-_LARGEST_TOTAL = LARGEST_SUM / 2 / _UNITS_PER_MILLI  # a cost counts in two differences at most
-
-_Floats = NDArray[np.float64]
+_LARGEST_TOTAL = LARGEST_SUM / 2 / UNITS_PER_MILLI  # a cost counts in two differences at most
 
 
 def find_tiers(
@@ -113,12 +110,12 @@ def _price(graph: LayerGraph, chain: Chain, cost: Cost) -> _Prices:
     weights = np.array([busy, *(cost.server_ms * link.load for link in links)])
     computing = weights[:, None] * np.array([tier.layers_ms for tier in chain.tiers])
 
-    sizes = [tensor.nbytes for tensor in graph.tensors]
+    sizes = np.array([tensor.nbytes for tensor in graph.tensors], float)
     uplinks = [link.uplink_mbps for link in links]
     up = _transfers([cost.upload_ms, *behind], sizes, uplinks)
-    up[0] += cost.upload_nbytes * np.array(sizes)
+    up[0] += cost.upload_nbytes * sizes
     downlinks = [link.downlink_mbps for link in links]
-    down = _transfers([cost.download_ms, *behind], _returned_nbytes(graph), downlinks)
+    down = _transfers([cost.download_ms, *behind], returned_nbytes(graph), downlinks)
 
     round_trips = cost.round_trip_ms * np.array([link.round_trip_ms for link in links])
     round_trips[0] += cost.asking
@@ -129,27 +126,16 @@ def _price(graph: LayerGraph, chain: Chain, cost: Cost) -> _Prices:
         _up_to_each_machine(round_trips),
     )
     _check_total(float(parts[0].sum() + up.sum() + parts[2].sum() + round_trips.sum()))
-    return _Prices(*(np.rint(part * _UNITS_PER_MILLI).astype(np.int64) for part in parts))
+    return _Prices(*(np.rint(part * UNITS_PER_MILLI).astype(np.int64) for part in parts))
 
 
-def _transfers(weights: Sequence[float], sizes: Sequence[int], mbps: Sequence[float]) -> _Floats:
+def _transfers(weights: Sequence[float], sizes: Array, mbps: Sequence[float]) -> Array:
     """What carrying so many bytes costs on each link; links x sizes."""
-    links = zip(weights, mbps, strict=True)
-    return np.array(
-        [[weight * transfer_ms(size, rate) for size in sizes] for weight, rate in links]
-    )
+    byte_ms = [transfer_ms(1, rate) for rate in mbps]
+    return np.outer(np.array(weights) * byte_ms, sizes)
 
 
-def _returned_nbytes(graph: LayerGraph) -> list[int]:
-    """How many bytes of the model's outputs each layer makes."""
-    outputs = {tensor.name for tensor in graph.outputs}
-    return [
-        sum(tensor.nbytes for tensor in layer.outputs if tensor.name in outputs)
-        for layer in graph.layers
-    ]
-
-
-def _up_to_each_machine(links: _Floats) -> _Floats:
+def _up_to_each_machine(links: Array) -> Array:
     """Sums over the links between the device and each machine."""
     return np.concatenate([np.zeros_like(links[:1]), links.cumsum(axis=0)])
 
