@@ -20,7 +20,6 @@ from partc.planner import Progress, decide, overlap, predict_costs, survey, swit
 from partc.report.comparison import compare, comparison_json, print_comparison
 from partc.report.front import front_json, print_front
 from partc.report.json import decision_json
-from partc.report.plot import save_plot
 from partc.report.survey import print_survey, survey_json
 from partc.report.switching import print_switching, switching_json
 from partc.report.terminal import print_decision
@@ -130,9 +129,14 @@ def _decisions(graph: LayerGraph, goal: Goal, comparing: bool) -> Sequence[Answe
 
 def _survey(graph: LayerGraph, goal: Goal, link: Link) -> Answer:
     found = survey(graph, goal, link)
-    return Answer(
-        partial(survey_json, found), partial(print_survey, found), partial(save_plot, found)
-    )
+
+    def plot(path: Path) -> None:
+        # Matplotlib takes a while to load, and only a drawing needs it.
+        from partc.report.plot import save_plot
+
+        save_plot(found, path)
+
+    return Answer(partial(survey_json, found), partial(print_survey, found), plot)
 
 
 def _front(graph: LayerGraph, goal: Goal, link: Link, progress: Progress) -> Answer:

@@ -152,9 +152,9 @@ def switch(graph: LayerGraph, goal: Goal, link: Link, switches: int) -> Switchin
     case = _case(graph, goal, link, goal.conditions(link))
     aim = aim_of(goal.objective, case.power, goal.ms_per_mj)
     problem = SwitchingProblem(graph, aim.costs[0], case.conditions, case.entry)
-    pins = _limits(case).pins
-    placement, bound = find_placement(problem, switches, pins)
-    cut = case.plan(_best(case, goal.objective, _limits(case)).cut)
+    limits = _limits(case)
+    placement, bound = find_placement(problem, switches, limits.pins)
+    cut = case.plan(_best(case, goal.objective, limits).cut)
     return Switching(
         graph=graph,
         objective=goal.objective,

@@ -1,8 +1,8 @@
 """Placements that go to and fro between device and server, as an integer programme.
 
-A cut goes to the server once. Networks that are narrow at both ends' insides and wide outside, such
-as autoencoders, and those that make much of little may be better off if layers behind the server's
-are on the device again (JointDNN: Eshratifar, Abrishami and Pedram, IEEE TMC 2019). Layers are then
+A cut goes to the server once. Networks that are narrow inside and wide at both ends, such as
+autoencoders, and those that make much of little may be better off if layers behind the server's are
+on the device again (JointDNN: Eshratifar, Abrishami and Pedram, IEEE TMC 2019). Layers are then
 in phases, the even ones on the device and the odd ones on the server, and no edge leads to an
 earlier phase.
 """
@@ -12,23 +12,18 @@ earlier phase.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
-from typing import Any
 
 from ortools.sat.python import cp_model
 
 from partc.cost import Cost
-from partc.errors import CompilerError, InfeasibleError
+from partc.errors import InfeasibleError
 from partc.graph import Layer, LayerGraph, Tensor
+from partc.passes.price import Price, price
+from partc.passes.programme import Linear, NoSolutionError, solve, units_for
 from partc.plan import FREE_ENTRY, Conditions, EntryCharges, Side, transfer_ms
-
-_UNITS_PER_MILLI = 1e6
-_LARGEST_TOTAL = 2.0**50
-_EFFORT = 30.0  # of the solver's deterministic time, in which a unit is about a second
-
-# OR-Tools' expressions take and give anything that is linear.
-_Linear = Any
 
 
 @dataclass(frozen=True)
@@ -70,32 +65,36 @@ class SwitchingProblem:
     conditions: Conditions
     entry: EntryCharges = FREE_ENTRY
 
-    def of(self, layer: Layer, side: Side) -> float:
-        """What a layer costs on a side."""
-        known, cost = layer.annotated_cost, self.cost
-        if side is Side.DEVICE:
-            return cost.device_ms * known.device_ms + cost.device_mj * known.device_mj
-        return cost.server_ms * self.conditions.load * known.server_ms
+    @cached_property
+    def _price(self) -> Price:
+        """What every choice costs, but for what returns and for asking at all."""
+        rest = replace(self.cost, download_ms=0.0, asking=0.0)
+        return price(self.graph, rest, self.conditions, self.entry)
 
-    def upload(self, tensor: Tensor) -> float:
-        sending = self.cost.upload_ms * transfer_ms(tensor.nbytes, self.conditions.uplink_mbps)
-        return sending + self.cost.upload_nbytes * tensor.nbytes
+    @cached_property
+    def layers(self) -> Mapping[str, tuple[float, float]]:
+        """What each layer costs on the device, and on the server."""
+        sides = zip(self._price.device.tolist(), self._price.server.tolist(), strict=True)
+        return dict(zip(self.graph.by_name, sides, strict=True))
+
+    @cached_property
+    def uploads(self) -> Mapping[str, float]:
+        """What sending each tensor costs."""
+        names = (tensor.name for tensor in self.graph.tensors)
+        return dict(zip(names, self._price.upload.tolist(), strict=True))
 
     def download(self, tensor: Tensor) -> float:
+        """What sending a tensor back costs."""
         return self.cost.download_ms * transfer_ms(tensor.nbytes, self.conditions.downlink_mbps)
 
     def enter(self, phase: int) -> float:
         """What a phase costs that has layers: entering it and, on the server, a round trip."""
-        cost, entry = self.cost, self.entry
-        if phase % 2 == 0:
-            return cost.device_ms * entry.device_ms + cost.device_mj * entry.device_mj
-        waiting = cost.round_trip_ms * self.conditions.round_trip_ms
-        return cost.server_ms * self.conditions.load * entry.server_ms + waiting
+        return self._price.server_entry if phase % 2 else self._price.device_entry
 
     def total(self, placement: Placement) -> float:
         """What a placement costs."""
-        layers = sum(self.of(layer, placement.side(layer)) for layer in self.graph.layers)
-        sent = sum(map(self.upload, placement.upload))
+        layers = sum(self.layers[name][phase % 2] for name, phase in placement.phases.items())
+        sent = sum(self.uploads[tensor.name] for tensor in placement.upload)
         returned = sum(map(self.download, placement.download))
         asking = self.cost.asking if any(phase % 2 for phase in placement.used) else 0.0
         return layers + sent + returned + sum(map(self.enter, placement.used)) + asking
@@ -148,8 +147,8 @@ class _Programme:
         self._problem, self._graph = problem, problem.graph
         self._model = cp_model.CpModel()
         self._phases = range(1, switches + 1)
-        self._later: dict[str, list[_Linear]] = {}
-        self._server: dict[str, _Linear] = {}
+        self._later: dict[str, list[Linear]] = {}
+        self._server: dict[str, Linear] = {}
         for layer in self._graph.layers:
             self._add_layer(layer)
         self._connect()
@@ -176,10 +175,10 @@ class _Programme:
                     for before, after in pairs:
                         self._model.add_implication(before, after)
 
-    def _transfers(self) -> list[tuple[_Linear, float]]:
+    def _transfers(self) -> list[tuple[Linear, float]]:
         """For every tensor whether it is sent, and whether it is sent back, with the costs."""
         returned = {tensor.name for tensor in self._graph.outputs}
-        found: list[tuple[_Linear, float]] = []
+        found: list[tuple[Linear, float]] = []
         for tensor in self._graph.tensors:
             producer = self._graph.producers.get(tensor.name)
             maker = self._server[producer.name] if producer is not None else 0
@@ -189,11 +188,11 @@ class _Programme:
                 self._model.add(maker - self._server[reader.name] <= down)
             if tensor.name in returned:
                 self._model.add(down >= maker)
-            found.append((up, self._problem.upload(tensor)))
+            found.append((up, self._problem.uploads[tensor.name]))
             found.append((down, self._problem.download(tensor)))
         return found
 
-    def _entries(self) -> list[tuple[_Linear, float]]:
+    def _entries(self) -> list[tuple[Linear, float]]:
         """For every phase whether it has layers, and for the server whether it is asked."""
         asked = self._model.new_bool_var("asked")
         found = [(asked, self._problem.cost.asking)]
@@ -210,30 +209,24 @@ class _Programme:
 
     def solve(self) -> tuple[Placement, float]:
         """Solve the programme."""
-        terms: list[tuple[_Linear, float]] = [*self._transfers(), *self._entries()]
-        for layer in self._graph.layers:
-            server = self._server[layer.name]
-            terms.append((server, self._problem.of(layer, Side.SERVER)))
-            terms.append((1 - server, self._problem.of(layer, Side.DEVICE)))
-        total = max(1.0, sum(cost for _, cost in terms))
-        units = min(_UNITS_PER_MILLI, _LARGEST_TOTAL / total)
+        terms: list[tuple[Linear, float]] = [*self._transfers(), *self._entries()]
+        for name, (on_device, on_server) in self._problem.layers.items():
+            terms.append((self._server[name], on_server))
+            terms.append((1 - self._server[name], on_device))
+        units = units_for(sum(cost for _, cost in terms))
         self._model.minimize(sum(round(units * cost) * chosen for chosen, cost in terms))
-        solver = cp_model.CpSolver()
-        # One worker and no clock: the same answer every time.
-        solver.parameters.num_workers = 1
-        solver.parameters.max_deterministic_time = _EFFORT
-        status = solver.solve(self._model)
-        if status == cp_model.INFEASIBLE:
-            raise InfeasibleError("no placement with so few switches agrees with the pins")
-        if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
-            raise CompilerError(f"no placement was found: {solver.status_name(status)}")
+        try:
+            solver, proven = solve(self._model)
+        except NoSolutionError as error:
+            raise InfeasibleError(
+                "no placement with so few switches agrees with the pins"
+            ) from error
         placement = place(self._graph, _merge(self._read(solver)))
         cost = self._problem.total(placement)
-        proven = status == cp_model.OPTIMAL
         return placement, cost if proven else solver.best_objective_bound / units
 
     def _read(self, solver: cp_model.CpSolver) -> dict[str, int]:
-        def phase(later: Sequence[_Linear]) -> int:
+        def phase(later: Sequence[Linear]) -> int:
             return sum(solver.boolean_value(each) for each in later)
 
         return {name: phase(later) for name, later in self._later.items()}

@@ -13,6 +13,7 @@ from partc.cost import LATENCY
 from partc.passes.baselines import BASELINES, Problem
 from partc.plan import EntryCharges, Objective, Plan, make_plan
 from partc.report.decision import Decision
+from partc.report.json import indented
 from partc.report.summary import headline, premises
 from partc.report.terminal import make_table, thousands
 
@@ -115,7 +116,7 @@ def comparison_table(
 def comparison_json(decision: Decision, comparisons: Iterable[Comparison]) -> str:
     """The output of ``partc plan --compare --json``."""
     report = ComparisonReport(decision.objective, decision.link, tuple(comparisons))
-    return msgspec.json.format(msgspec.json.encode(report), indent=2).decode() + "\n"
+    return indented(report)
 
 
 def _planner_table(comparisons: Iterable[Comparison]) -> Table:

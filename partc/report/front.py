@@ -10,6 +10,8 @@ from rich.text import Text
 
 from partc.passes.pareto import MOST
 from partc.plan import Conditions, DevicePower, Plan
+from partc.report.json import indented
+from partc.report.summary import describe_link
 from partc.report.terminal import make_table, thousands
 
 
@@ -76,7 +78,7 @@ def front_json(front: Front) -> str:
         for plan in front.plans
     )
     report = FrontReport(front.target, front.server, front.link, rows)
-    return msgspec.json.format(msgspec.json.encode(report), indent=2).decode() + "\n"
+    return indented(report)
 
 
 def print_front(front: Front, console: Console) -> None:
@@ -84,11 +86,7 @@ def print_front(front: Front, console: Console) -> None:
     given = front.conditions
     console.print(Text(f"{front.model}: {_describe_count(front)}", style="bold"))
     console.print(
-        Text(
-            f"on {front.target} and {front.server} over {front.link}: "
-            f"{given.uplink_mbps:g} Mbps up, {given.downlink_mbps:g} Mbps down, "
-            f"{given.round_trip_ms:g} ms round trip"
-        )
+        Text(f"on {front.target} and {front.server} over {front.link}: {describe_link(given)}")
     )
     if front.keeping:
         console.print(Text(f"keeping {', '.join(front.keeping)}"))

@@ -84,7 +84,7 @@ def graph_to_json(graph: LayerGraph) -> str:
     document: dict[str, Any] = msgspec.to_builtins(_without_payloads(graph))
     for layer in document["layers"]:
         del layer["payload"]
-    return _indented(document)
+    return indented(document)
 
 
 def graph_from_json(text: str) -> LayerGraph:
@@ -119,7 +119,7 @@ def plan_report(decision: Decision) -> PlanReport:
 
 def decision_json(decision: Decision) -> str:
     """The output of ``partc plan --json``."""
-    return _indented(plan_report(decision))
+    return indented(plan_report(decision))
 
 
 def _summary(decision: Decision) -> PlanSummary:
@@ -172,5 +172,6 @@ def _without_payloads(graph: LayerGraph) -> LayerGraph:
     return graph.with_layers(replace(layer, payload=None) for layer in graph.layers)
 
 
-def _indented(document: object) -> str:
+def indented(document: object) -> str:
+    """A document as indented JSON text."""
     return msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n"

@@ -17,17 +17,11 @@ from partc.errors import PartcError
 from partc.passes.price import Array
 from partc.plan import CONDITION_NAMES, Conditions, Objective, Plan
 from partc.report.figure import save_figure
-from partc.report.survey import Survey, describe_interval
+from partc.report.survey import TITLES, Survey, describe_interval
 
 _POINTS = 300
 _POINTS_OF_AREAS = 120
 _WIDTH, _HEIGHT = 7.0, 4.0  # in inches
-_LABELS = {
-    "uplink_mbps": "uplink, Mbit/s",
-    "downlink_mbps": "downlink, Mbit/s",
-    "round_trip_ms": "round trip, ms",
-    "load": "server's slowdown",
-}
 _COSTS = {
     Objective.LATENCY: "latency, ms",
     Objective.ENERGY: "energy, mJ",
@@ -47,14 +41,13 @@ def save_plot(survey: Survey, path: Path) -> None:
     """
     if not survey.varying:
         raise PartcError("--plot draws a range of conditions; give one, such as --uplink 0.5..50")
-    with mpl.rc_context({"svg.hashsalt": "partc", "svg.fonttype": "none"}):
-        figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
-        axes: Axes = figure.add_subplot()
-        if len(survey.varying) == 1:
-            _draw_lines(survey, axes)
-        else:
-            _draw_areas(survey, axes, figure)
-        axes.set_title(f"{survey.graph.name} on {survey.target} and {survey.server}")
+    figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
+    axes: Axes = figure.add_subplot()
+    if len(survey.varying) == 1:
+        _draw_lines(survey, axes)
+    else:
+        _draw_areas(survey, axes, figure)
+    axes.set_title(f"{survey.graph.name} on {survey.target} and {survey.server}")
     save_figure(figure, path)
 
 
@@ -68,7 +61,7 @@ def _draw_lines(survey: Survey, axes: Axes) -> None:
         wins = (places >= low) & (places <= high)
         axes.plot(places[wins], costs[wins], linewidth=3, color=line.get_color())
     axes.set(
-        xlabel=_LABELS[name], ylabel=_COSTS[survey.objective], yscale="log", xscale=_scale(name)
+        xlabel=TITLES[name], ylabel=_COSTS[survey.objective], yscale="log", xscale=_scale(name)
     )
     axes.legend(title="bold where it wins")
 
@@ -89,12 +82,12 @@ def _draw_areas(survey: Survey, axes: Axes, figure: Figure) -> None:
     mesh = axes.pcolormesh(columns, rows, best, cmap=colors, norm=norm, rasterized=True)
     bar = figure.colorbar(mesh, ticks=range(len(winners)))
     bar.ax.set_yticklabels(list(winners))
-    axes.set(xlabel=_LABELS[across], ylabel=_LABELS[up], xscale=_scale(across), yscale=_scale(up))
+    axes.set(xlabel=TITLES[across], ylabel=TITLES[up], xscale=_scale(across), yscale=_scale(up))
     ranges = dict(zip(CONDITION_NAMES, survey.range.intervals, strict=True))
     if others:
         axes.set_xlabel(
-            f"{_LABELS[across]}\n"
-            + ", ".join(f"{_LABELS[name]}: {describe_interval(ranges[name])}" for name in others)
+            f"{TITLES[across]}\n"
+            + ", ".join(f"{TITLES[name]}: {describe_interval(ranges[name])}" for name in others)
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from partc.graph import LayerGraph
-from partc.plan import DevicePower, Objective, Side
+from partc.plan import Conditions, DevicePower, Objective, Side
 from partc.quantities import format_error, format_mj, format_ms
 from partc.report.certainty import find_contest, plan_error
 from partc.report.decision import Decision
@@ -37,10 +37,14 @@ def describe_conditions(decision: Decision) -> str:
     """What is minimised, and what the network is expected to be like."""
     given, aim = decision.conditions, _AIMS[decision.objective]
     worth = f", a mJ taken for {decision.ms_per_mj:g} ms" if decision.ms_per_mj else ""
+    return f"{aim}{worth} over {decision.link}: {describe_link(given)}"
+
+
+def describe_link(conditions: Conditions) -> str:
+    """What the network is expected to be like."""
     return (
-        f"{aim}{worth} over {decision.link}: "
-        f"{given.uplink_mbps:g} Mbps up, {given.downlink_mbps:g} Mbps down, "
-        f"{given.round_trip_ms:g} ms round trip"
+        f"{conditions.uplink_mbps:g} Mbps up, {conditions.downlink_mbps:g} Mbps down, "
+        f"{conditions.round_trip_ms:g} ms round trip"
     )
 
 

@@ -12,9 +12,10 @@ from rich.text import Text
 from partc.graph import LayerGraph
 from partc.passes.envelope import Envelope, Winner
 from partc.plan import CONDITION_NAMES, ConditionRange, Cut, Interval, Objective
+from partc.report.json import indented
 from partc.report.terminal import make_table, thousands
 
-_TITLES = {
+TITLES = {
     "uplink_mbps": "uplink Mbps",
     "downlink_mbps": "downlink Mbps",
     "round_trip_ms": "round trip ms",
@@ -109,7 +110,7 @@ def survey_json(survey: Survey) -> str:
         solves=survey.envelope.solves,
         plans=tuple(_row(survey, name, winner) for name, winner in survey.winners.items()),
     )
-    return msgspec.json.format(msgspec.json.encode(report), indent=2).decode() + "\n"
+    return indented(report)
 
 
 def _row(survey: Survey, name: str, winner: Winner) -> PlanRow:
@@ -137,7 +138,7 @@ def print_survey(survey: Survey, console: Console) -> None:
     console.print(Text(f"least {survey.objective.value} on {survey.target} and {survey.server}"))
     console.print(Text(f"over {survey.link}: {describe_range(survey.range)}"))
     console.print()
-    places = [f">{_TITLES[name]}" for name in survey.varying]
+    places = [f">{TITLES[name]}" for name in survey.varying]
     wins = [f">wins at {places[0][1:]}", *places[1:]] if places else []
     numbers = (">upload kB", ">download kB", ">device ms", ">server ms")
     table = make_table(None, "plan", ">device layers", ">server layers", *numbers, *wins)
@@ -159,7 +160,7 @@ def print_survey(survey: Survey, console: Console) -> None:
 def describe_range(conditions: ConditionRange) -> str:
     """From what to what each condition goes."""
     pairs = zip(CONDITION_NAMES, conditions.intervals, strict=True)
-    return ", ".join(f"{_TITLES[name]} {describe_interval(interval)}" for name, interval in pairs)
+    return ", ".join(f"{TITLES[name]} {describe_interval(interval)}" for name, interval in pairs)
 
 
 def describe_interval(interval: Interval) -> str:

@@ -13,6 +13,7 @@ from partc.graph import Layer, LayerGraph
 from partc.passes.switches import Placement
 from partc.plan import Objective, Plan, Side
 from partc.quantities import format_mj, format_ms
+from partc.report.json import indented
 from partc.report.terminal import make_table, thousands
 
 
@@ -95,7 +96,7 @@ def switching_json(found: Switching) -> str:
             for phase in found.placement.used
         ),
     )
-    return msgspec.json.format(msgspec.json.encode(report), indent=2).decode() + "\n"
+    return indented(report)
 
 
 def print_switching(found: Switching, console: Console) -> None:

@@ -14,7 +14,8 @@ from rich.text import Text
 from partc.passes.chain import TierPlan
 from partc.plan import Objective
 from partc.quantities import format_mj, format_ms
-from partc.report.summary import describe_power
+from partc.report.json import indented
+from partc.report.summary import describe_link, describe_power
 from partc.report.terminal import make_table, thousands
 
 
@@ -107,7 +108,7 @@ def tiers_json(tiering: Tiering) -> str:
             for title, other in tiering.others
         ),
     )
-    return msgspec.json.format(msgspec.json.encode(report), indent=2).decode() + "\n"
+    return indented(report)
 
 
 def _link_rows(tiering: Tiering) -> Iterator[LinkRow]:
@@ -164,10 +165,7 @@ def _premises(tiering: Tiering) -> Iterator[str]:
     machines, chain = tiering.machines, tiering.plan.chain
     hops = zip(tiering.links, chain.links, machines, machines[1:], strict=False)
     for name, given, near, far in hops:
-        yield (
-            f"over {name} from {near} to {far}: {given.uplink_mbps:g} Mbps up, "
-            f"{given.downlink_mbps:g} Mbps down, {given.round_trip_ms:g} ms round trip"
-        )
+        yield f"over {name} from {near} to {far}: {describe_link(given)}"
     if tiering.objective is not Objective.LATENCY:
         yield from describe_power(chain.power)
 

@@ -16,6 +16,8 @@ from rich.text import Text
 from partc.passes.schedule import ENTRY, Activity, Resource, Schedule
 from partc.plan import Conditions, Plan
 from partc.quantities import format_ms
+from partc.report.json import indented
+from partc.report.summary import describe_link
 from partc.report.terminal import make_table
 
 if TYPE_CHECKING:
@@ -119,7 +121,7 @@ def timeline_json(timeline: Timeline) -> str:
             for each in timeline.schedule.activities
         ),
     )
-    return msgspec.json.format(msgspec.json.encode(report), indent=2).decode() + "\n"
+    return indented(report)
 
 
 def print_timeline(timeline: Timeline, console: Console) -> None:
@@ -143,16 +145,13 @@ def print_timeline(timeline: Timeline, console: Console) -> None:
 
 def describe(timeline: Timeline) -> Iterator[str]:
     """What was chosen, for what, and what overlap saves, a sentence a line."""
-    plan, given = timeline.plan, timeline.conditions
+    plan = timeline.plan
     yield (
         f"{timeline.model}: {_count(plan.device_layers)} on {timeline.target}, "
         f"{_count(plan.server_layers)} on {timeline.server}; "
         f"{format_ms(timeline.latency_ms)} if whatever can overlaps"
     )
-    yield (
-        f"shortest schedule over {timeline.link}: {given.uplink_mbps:g} Mbps up, "
-        f"{given.downlink_mbps:g} Mbps down, {given.round_trip_ms:g} ms round trip"
-    )
+    yield f"shortest schedule over {timeline.link}: {describe_link(timeline.conditions)}"
     if timeline.keeping:
         yield f"keeping {', '.join(timeline.keeping)}"
     if timeline.gap:

@@ -39,6 +39,7 @@ DECIDING = (
             "pareto",
             "pins",
             "price",
+            "programme",
             "schedule",
             "segment",
             "switches",

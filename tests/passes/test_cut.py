@@ -22,7 +22,6 @@ from partc.cost import LATENCY, energy
 from partc.errors import GraphError, InfeasibleError, TargetError
 from partc.graph import LayerCost, LayerGraph
 from partc.passes import cut as cut_pass
-from partc.passes.pins import resolve_pins
 from partc.passes.price import price
 from partc.plan import (
     FREE_ENTRY,
@@ -458,52 +457,6 @@ def test_long_path_is_shortened() -> None:
         find_cut(_chain(20), LINK, POWER, pins=pins)
     path = "layer0 -> layer1 -> layer2 -> layer3 -> … -> layer16 -> layer17 -> layer18 -> layer19"
     assert f"({path})" in str(error.value)
-
-
-def test_pin_on_no_layer() -> None:
-    with pytest.raises(GraphError, match=r"the pins name layers that 'tiny' lacks: \['e'\]"):
-        find_cut(CHAIN.graph, LINK, POWER, pins={"e": Side.DEVICE})
-
-
-def _named(*names: str) -> LayerGraph:
-    layers = {name: (f"x -> {name}_out", 1.0, 1.0) for name in names}
-    return tiny_graph({"x": 1} | {f"{name}_out": 1 for name in names}, layers, f"{names[0]}_out")
-
-
-def test_patterns_become_pins() -> None:
-    graph = _named("conv1", "conv2", "fc", "head[0]")
-    patterns = [("conv?", Side.DEVICE), ("fc", Side.SERVER), ("conv1", Side.DEVICE)]
-    assert resolve_pins(graph, patterns) == {
-        "conv1": Side.DEVICE,
-        "conv2": Side.DEVICE,
-        "fc": Side.SERVER,
-    }
-    assert resolve_pins(graph, [("head[0]", Side.SERVER)]) == {"head[0]": Side.SERVER}
-    assert resolve_pins(graph, []) == {}
-
-
-@pytest.mark.parametrize(
-    ("pattern", "message"),
-    [
-        ("convv1", "pin 'convv1' matches no layer of 'tiny'; did you mean conv1?"),
-        ("*con1*", "pin '*con1*' matches no layer of 'tiny'; did you mean conv1?"),
-        ("zzz", "pin 'zzz' matches no layer of 'tiny'; partc inspect lists the layers"),
-        ("FC", "pin 'FC' matches no layer of 'tiny'; partc inspect lists the layers"),
-    ],
-)
-def test_pattern_that_matches_nothing(pattern: str, message: str) -> None:
-    with pytest.raises(InfeasibleError) as error:
-        resolve_pins(_named("conv1", "fc"), [(pattern, Side.DEVICE)])
-    assert str(error.value) == message
-
-
-def test_patterns_that_disagree() -> None:
-    with pytest.raises(InfeasibleError) as error:
-        resolve_pins(_named("conv1", "fc"), [("conv*", Side.DEVICE), ("*1", Side.SERVER)])
-    assert str(error.value) == (
-        "layer 'conv1' cannot run on both sides: pin 'conv*' puts it on the device and "
-        "pin '*1' on the server; narrow one of the two"
-    )
 
 
 def test_ten_thousand_layers_in_a_chain() -> None:
