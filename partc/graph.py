@@ -72,6 +72,45 @@ class Tensor:
         return f"%{self.name}: {self.type}"
 
 
+PLAIN = "plain"
+"""The encoding of a tensor that is sent as it is."""
+
+IMAGE = "image"
+"""The encoding of an input that comes as the bytes of an image file, and is sent as these."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """One way to send a tensor from the device to the server.
+
+    Args:
+        name: A number format, what it is compressed with, or both: ``float16``, ``plain+lz4``.
+        nbytes: What is sent, on average.
+        encode_ms: Time on the device.
+        decode_ms: Time on the server, unloaded.
+        encode_mj: Energy that the device draws while it encodes.
+        deviation: By how much the model's outputs differ at most if the server computes on what it
+            decodes, relative to the largest value of each output.
+    """
+
+    name: str
+    nbytes: int
+    encode_ms: float = 0.0
+    decode_ms: float = 0.0
+    encode_mj: float = 0.0
+    deviation: float = 0.0
+
+    def __post_init__(self) -> None:
+        costs = (self.nbytes, self.encode_ms, self.decode_ms, self.encode_mj, self.deviation)
+        if not all(math.isfinite(cost) and cost >= 0 for cost in costs):
+            raise GraphError(f"what an encoding costs must be finite and not negative: {self}")
+
+    @property
+    def as_given(self) -> bool:
+        """Whether what is sent is what there is without encoding anything."""
+        return self.name in (PLAIN, IMAGE)
+
+
 @dataclass(frozen=True)
 class LayerCost:
     """What one layer costs on either side.
@@ -168,6 +207,8 @@ class LayerGraph:
         inputs: The tensors that a caller gives, in the order of the model's signature.
         layers: In topological order.
         outputs: The tensors that a caller gets; each is an input or made by a layer.
+        encodings: How a tensor may be sent, by its name, as it is given first; set by the encode
+            pass. A tensor that is not listed is sent plain.
 
     Raises:
         GraphError: A rule of :func:`check_graph` is broken.
@@ -177,6 +218,9 @@ class LayerGraph:
     inputs: tuple[Tensor, ...]
     layers: tuple[Layer, ...]
     outputs: tuple[Tensor, ...]
+    encodings: Mapping[str, tuple[Encoding, ...]] = field(
+        default_factory=dict[str, tuple[Encoding, ...]], hash=False
+    )
 
     def __post_init__(self) -> None:
         check_graph(self)
@@ -204,6 +248,14 @@ class LayerGraph:
         """Every tensor: the inputs, then each layer's outputs."""
         made = (tensor for layer in self.layers for tensor in layer.outputs)
         return (*self.inputs, *made)
+
+    def encodings_of(self, tensor: Tensor) -> tuple[Encoding, ...]:
+        """How a tensor may be sent; the first is how it is unless another is chosen."""
+        return self.encodings.get(tensor.name) or (Encoding(PLAIN, tensor.nbytes),)
+
+    def as_given(self) -> LayerGraph:
+        """The same graph with no choice of encodings."""
+        return replace(self, encodings={name: each[:1] for name, each in self.encodings.items()})
 
     def with_layers(self, layers: Iterable[Layer]) -> LayerGraph:
         """The same graph with other layers; payloads and costs travel with them."""
@@ -234,6 +286,10 @@ def check_graph(graph: LayerGraph) -> None:
                     else "no layer makes it"
                 )
             )
+    for name, encodings in graph.encodings.items():
+        if name not in known or not encodings:
+            raise GraphError(f"graph {graph.name!r} lists encodings of %{name}: {encodings}")
+        _check_unique(f"encoding of %{name}", [each.name for each in encodings], graph.name)
 
 
 def _layer_problem(layer: Layer, known: Mapping[str, Tensor]) -> str | None:

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TypeAlias
 
 from partc.errors import GraphError
-from partc.graph import Layer, LayerGraph, Tensor
+from partc.graph import Encoding, Layer, LayerGraph, Tensor
 
 
 class Side(str, Enum):
@@ -31,9 +31,16 @@ class Objective(str, Enum):
 
 @dataclass(frozen=True)
 class Cut:
-    """The layers that run on the server; all others run on the device."""
+    """What is decided of a graph.
+
+    Args:
+        server_layers: The layers that run on the server; all others run on the device.
+        encodings: Tensors that are sent otherwise than as they are given, in the graph's order,
+            each with the name of its encoding.
+    """
 
     server_layers: frozenset[str]
+    encodings: tuple[tuple[str, str], ...] = ()
 
     def side(self, layer: Layer) -> Side:
         return Side.SERVER if layer.name in self.server_layers else Side.DEVICE
@@ -177,15 +184,17 @@ class Plan:
         device_layers: In the graph's order.
         server_layers: In the graph's order.
         upload: Tensors that the device sends; in the graph's order, no tensor twice.
+        encodings: How each of these is sent.
         download: Outputs of the model that the server makes and sends back.
-        device_ms: Time of the device's layers and, if it has any, of entering them.
-        server_ms: The same of the server, unloaded.
+        device_ms: Time of the device's layers, if it has any of entering them, and of encoding.
+        server_ms: The same of the server, unloaded, which decodes.
         device_mj: Energy that the device draws during ``device_ms``.
     """
 
     device_layers: tuple[str, ...]
     server_layers: tuple[str, ...]
     upload: tuple[Tensor, ...]
+    encodings: tuple[Encoding, ...]
     download: tuple[Tensor, ...]
     device_ms: float
     server_ms: float
@@ -193,7 +202,12 @@ class Plan:
 
     @property
     def upload_nbytes(self) -> int:
-        return sum(tensor.nbytes for tensor in self.upload)
+        return sum(encoding.nbytes for encoding in self.encodings)
+
+    @property
+    def deviation(self) -> float:
+        """By how much outputs differ at most: what single encodings do to them adds up at most."""
+        return sum(encoding.deviation for encoding in self.encodings)
 
     @property
     def download_nbytes(self) -> int:
@@ -201,7 +215,11 @@ class Plan:
 
     @property
     def cut(self) -> Cut:
-        return Cut(frozenset(self.server_layers))
+        sent = zip(self.upload, self.encodings, strict=True)
+        return Cut(
+            frozenset(self.server_layers),
+            tuple((tensor.name, how.name) for tensor, how in sent if not how.as_given),
+        )
 
     def upload_ms(self, conditions: Conditions) -> float:
         return transfer_ms(self.upload_nbytes, conditions.uplink_mbps)
@@ -253,20 +271,50 @@ def make_plan(graph: LayerGraph, cut: Cut, entry: EntryCharges = FREE_ENTRY) -> 
     server = [layer for layer in graph.layers if cut.side(layer) is Side.SERVER]
     device = [layer for layer in graph.layers if cut.side(layer) is Side.DEVICE]
     made_on_server = {tensor.name for layer in server for tensor in layer.outputs}
-    read_on_server = {tensor.name for layer in server for tensor in layer.inputs}
+    upload = _crossing(graph, cut)
+    encodings = _find_encodings(graph, cut, upload)
+    device_ms = _add(entry.device_ms, (layer.annotated_cost.device_ms for layer in device))
+    server_ms = _add(entry.server_ms, (layer.annotated_cost.server_ms for layer in server))
+    device_mj = _add(entry.device_mj, (layer.annotated_cost.device_mj for layer in device))
     return Plan(
         device_layers=tuple(layer.name for layer in device),
         server_layers=tuple(layer.name for layer in server),
-        upload=tuple(
-            tensor
-            for tensor in graph.tensors
-            if tensor.name in read_on_server and tensor.name not in made_on_server
-        ),
+        upload=upload,
+        encodings=encodings,
         download=_unique(tensor for tensor in graph.outputs if tensor.name in made_on_server),
-        device_ms=_add(entry.device_ms, (layer.annotated_cost.device_ms for layer in device)),
-        server_ms=_add(entry.server_ms, (layer.annotated_cost.server_ms for layer in server)),
-        device_mj=_add(entry.device_mj, (layer.annotated_cost.device_mj for layer in device)),
+        device_ms=device_ms + sum(each.encode_ms for each in encodings),
+        server_ms=server_ms + sum(each.decode_ms for each in encodings),
+        device_mj=device_mj + sum(each.encode_mj for each in encodings),
     )
+
+
+def _crossing(graph: LayerGraph, cut: Cut) -> tuple[Tensor, ...]:
+    """The tensors that the device sends."""
+    server = [layer for layer in graph.layers if cut.side(layer) is Side.SERVER]
+    read = {tensor.name for layer in server for tensor in layer.inputs}
+    read.difference_update(tensor.name for layer in server for tensor in layer.outputs)
+    return tuple(tensor for tensor in graph.tensors if tensor.name in read)
+
+
+def _find_encodings(graph: LayerGraph, cut: Cut, upload: Iterable[Tensor]) -> tuple[Encoding, ...]:
+    """How a cut sends each tensor.
+
+    Raises:
+        GraphError: The cut names a tensor that does not cross, or an unknown encoding.
+    """
+    wanted = dict(cut.encodings)
+    found: list[Encoding] = []
+    for tensor in upload:
+        known = {encoding.name: encoding for encoding in graph.encodings_of(tensor)}
+        name = wanted.pop(tensor.name, next(iter(known)))
+        if name not in known:
+            raise GraphError(
+                f"%{tensor.name} cannot be sent as {name!r}, but as {', '.join(known)}"
+            )
+        found.append(known[name])
+    if wanted:
+        raise GraphError(f"the cut encodes tensors that do not cross: {', '.join(wanted)}")
+    return tuple(found)
 
 
 def _add(entry: float, costs: Iterable[float]) -> float:
