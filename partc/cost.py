@@ -23,6 +23,7 @@ class Cost:
         download_ms: Sending back.
         round_trip_ms: Waiting for messages to arrive, if the server is asked.
         asking: Asking the server at all.
+        deviation: What encodings do to the outputs.
     """
 
     device_ms: float = 0.0
@@ -33,6 +34,7 @@ class Cost:
     download_ms: float = 0.0
     round_trip_ms: float = 0.0
     asking: float = 0.0
+    deviation: float = 0.0
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
@@ -51,6 +53,7 @@ class Cost:
             + self.server_ms * plan.server_ms * conditions.load
             + self.download_ms * plan.download_ms(conditions)
             + asked * (self.round_trip_ms * conditions.round_trip_ms + self.asking)
+            + self.deviation * plan.deviation
         )
 
 
@@ -64,6 +67,7 @@ STAGES = (DEVICE_TIME, TRANSFER_TIME, SERVER_TIME)
 """What requests that follow each other pass through, each of them taken by one at a time."""
 
 UPLOAD_NBYTES = Cost(upload_nbytes=1)
+DEVIATION = Cost(deviation=1)
 
 
 def energy(power: DevicePower) -> Cost:

@@ -49,7 +49,8 @@ def find_cut(graph: LayerGraph, price: Price, pins: Mapping[str, Side] = {}) -> 
     if pins:
         check_pins(graph, pins)
     _check_total(price)
-    return min(_candidates(graph, price, pins), key=lambda candidate: candidate[0])[1]
+    best = min(_candidates(graph, price, pins), key=lambda candidate: candidate[0])[1]
+    return price.best_encodings(graph, best)
 
 
 def _check_total(price: Price) -> None:

@@ -4,7 +4,7 @@ A minimum cut cannot be told to stay below a budget, nor to minimise the largest
 both are NP-hard (JointDNN: Eshratifar, Abrishami and Pedram, "JointDNN: An Efficient Training and
 Inference Engine for Intelligent Mobile Cloud Computing Services", IEEE TMC 2019). The programme has
 a variable for the side of every layer, the arcs of the cut graph as implications between them, and
-one for every tensor that may cross.
+one for every encoding of every tensor that may cross.
 """
 
 # OR-Tools declares its types only in part.
@@ -16,12 +16,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import compress
 
 import numpy as np
 from ortools.sat.python import cp_model
 
 from partc.errors import InfeasibleError
-from partc.graph import LayerGraph
+from partc.graph import LayerGraph, Tensor
 from partc.passes.cut import find_cut
 from partc.passes.memory import always_held_nbytes, device_nbytes, lifetimes
 from partc.passes.pins import check_pins
@@ -200,6 +201,7 @@ class _Programme:
         self._model = cp_model.CpModel()
         self._server = [self._bool(layer.name) for layer in graph.layers]
         self._crosses = {tensor.name: self._bool(tensor.name) for tensor in graph.tensors}
+        self._sent = [self._ways(tensor) for tensor in graph.tensors]
         self._uses_device, self._uses_server = self._bool("device"), self._bool("server")
         self._connect()
         self._pin(limits)
@@ -210,6 +212,15 @@ class _Programme:
 
     def _bool(self, name: str) -> Linear:
         return self._model.new_bool_var(name)
+
+    def _ways(self, tensor: Tensor) -> list[Linear]:
+        """Whether a tensor is sent in each of its encodings: in one of them, if it crosses."""
+        crosses, encodings = self._crosses[tensor.name], self._graph.encodings_of(tensor)
+        if len(encodings) == 1:
+            return [crosses]
+        ways = [self._bool(f"{tensor.name} as {encoding.name}") for encoding in encodings]
+        self._model.add(cp_model.LinearExpr.sum(ways) == crosses)
+        return ways
 
     def _connect(self) -> None:
         """Nothing returns to the device, and what is read over there has to cross."""
@@ -265,14 +276,15 @@ class _Programme:
 
     def _sum(self, price: Price, units: float) -> Linear:
         """A cost in whole units."""
-        device, server, upload = (
+        device, server, sending = (
             np.rint(units * each).astype(np.int64)
-            for each in (price.device, price.server, price.upload)
+            for each in (price.device, price.server, price.encodings)
         )
+        sent = [way for ways in self._sent for way in ways]
         return (
             int(device.sum())
             + cp_model.LinearExpr.weighted_sum(self._server, (server - device).tolist())
-            + cp_model.LinearExpr.weighted_sum([*self._crosses.values()], upload.tolist())
+            + cp_model.LinearExpr.weighted_sum(sent, sending.tolist())
             + round(units * price.device_entry) * self._uses_device
             + round(units * price.server_entry) * self._uses_server
         )
@@ -286,15 +298,24 @@ class _Programme:
             self._model.add(largest >= each)
         self._model.minimize(largest)
         solver, proven = solve(self._model)
-        cut = Cut(
-            frozenset(
-                layer.name
-                for layer, on_server in zip(self._graph.layers, self._server, strict=True)
-                if solver.boolean_value(on_server)
-            )
-        )
+        cut = self._read(solver)
         cost = max((price.of(self._graph, cut) for price in prices), default=0.0)
         return Optimum(cut, cost, cost if proven else solver.best_objective_bound / units)
+
+    def _read(self, solver: cp_model.CpSolver) -> Cut:
+        """The cut that a solution stands for."""
+        names = (layer.name for layer in self._graph.layers)
+        sides = map(solver.boolean_value, self._server)
+        chosen = (
+            (tensor.name, encoding)
+            for tensor, ways in zip(self._graph.tensors, self._sent, strict=True)
+            for way, encoding in zip(ways, self._graph.encodings_of(tensor), strict=True)
+            if solver.boolean_value(way)
+        )
+        return Cut(
+            frozenset(compress(names, sides)),
+            tuple((name, how.name) for name, how in chosen if not how.as_given),
+        )
 
 
 def resolution(graph: LayerGraph, price: Price) -> float:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from itertools import compress
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
@@ -26,33 +26,79 @@ class Price:
     Args:
         device: Of every layer on the device.
         server: Of every layer on the server, with the download of the outputs it makes.
-        upload: Of every tensor, in the order of ``graph.tensors``.
+        encodings: Of sending every tensor in every encoding, in the order of ``graph.tensors`` and
+            of their encodings.
+        starts: Where in ``encodings`` each tensor's begin; None if each has one.
         device_entry: Of computing on the device at all.
         server_entry: Of asking the server at all.
     """
 
     device: Array
     server: Array
-    upload: Array
+    encodings: Array
     device_entry: float
     server_entry: float
+    starts: NDArray[np.int64] | None = None
+
+    @cached_property
+    def upload(self) -> Array:
+        """Of every tensor, sent in the encoding that costs least."""
+        if self.starts is None:
+            return self.encodings
+        return np.minimum.reduceat(self.encodings, self.starts)
 
     @property
     def total(self) -> float:
         """Of all choices together, which no cut exceeds."""
-        choices = float(self.device.sum() + self.server.sum() + self.upload.sum())
+        choices = float(self.device.sum() + self.server.sum() + self.encodings.sum())
         return choices + self.device_entry + self.server_entry
+
+    def best_encodings(self, graph: LayerGraph, cut: Cut) -> Cut:
+        """The cut with every tensor that crosses sent in the encoding that costs least."""
+        if self.starts is None:
+            return cut
+        crosses = _crossing(graph, cut)
+        chosen = (
+            (tensor.name, graph.encodings_of(tensor)[int(costs.argmin())])
+            for tensor, costs, sent in zip(
+                graph.tensors, np.split(self.encodings, self.starts[1:]), crosses, strict=True
+            )
+            if sent
+        )
+        return replace(
+            cut,
+            encodings=tuple((name, how.name) for name, how in chosen if not how.as_given),
+        )
 
     def of(self, graph: LayerGraph, cut: Cut) -> float:
         """What a cut costs."""
         on_server = np.array([layer.name in cut.server_layers for layer in graph.layers], bool)
-        there = list(compress(graph.layers, on_server))
-        sent = {tensor.name for layer in there for tensor in layer.inputs}
-        sent.difference_update(tensor.name for layer in there for tensor in layer.outputs)
-        crosses = np.array([tensor.name in sent for tensor in graph.tensors], bool)
         entries = (not on_server.all()) * self.device_entry + on_server.any() * self.server_entry
         choices = self.device[~on_server].sum() + self.server[on_server].sum()
-        return float(choices + self.upload[crosses].sum() + entries)
+        sent = self.encodings[self._chosen(graph, cut)][_crossing(graph, cut)]
+        return float(choices + sent.sum() + entries)
+
+    def _chosen(self, graph: LayerGraph, cut: Cut) -> NDArray[np.int64]:
+        """Where in ``encodings`` that of each tensor is which the cut chooses."""
+        first = np.arange(len(graph.tensors)) if self.starts is None else self.starts
+        if not cut.encodings:
+            return first
+        wanted = dict(cut.encodings)
+        later = [
+            [how.name for how in graph.encodings_of(tensor)].index(wanted[tensor.name])
+            if tensor.name in wanted
+            else 0
+            for tensor in graph.tensors
+        ]
+        return first + np.array(later)
+
+
+def _crossing(graph: LayerGraph, cut: Cut) -> NDArray[np.bool_]:
+    """Of every tensor, whether it is sent."""
+    there = [layer for layer in graph.layers if layer.name in cut.server_layers]
+    sent = {tensor.name for layer in there for tensor in layer.inputs}
+    sent.difference_update(tensor.name for layer in there for tensor in layer.outputs)
+    return np.array([tensor.name in sent for tensor in graph.tensors], bool)
 
 
 def price(
@@ -67,19 +113,49 @@ def price(
     device_ms = np.array([each.device_ms for each in known])
     device_mj = np.array([each.device_mj for each in known])
     server_ms = np.array([each.server_ms for each in known])
-    nbytes = np.array([tensor.nbytes for tensor in graph.tensors])
 
     serving = cost.server_ms * conditions.load
     download = cost.download_ms * transfer_ms(1, conditions.downlink_mbps)
-    upload = cost.upload_ms * transfer_ms(1, conditions.uplink_mbps) + cost.upload_nbytes
+    sending = cost.upload_ms * transfer_ms(1, conditions.uplink_mbps) + cost.upload_nbytes
     return Price(
         device=cost.device_ms * device_ms + cost.device_mj * device_mj,
         server=serving * server_ms + download * returned_nbytes(graph),
-        upload=upload * nbytes,
+        encodings=sending * _nbytes(graph) + _encoding(graph, cost, serving),
         device_entry=cost.device_ms * entry.device_ms + cost.device_mj * entry.device_mj,
         server_entry=serving * entry.server_ms
         + cost.round_trip_ms * conditions.round_trip_ms
         + cost.asking,
+        starts=_starts(graph),
+    )
+
+
+def _starts(graph: LayerGraph) -> NDArray[np.int64] | None:
+    if not graph.encodings:
+        return None
+    counts = [len(graph.encodings_of(tensor)) for tensor in graph.tensors]
+    return np.cumsum([0, *counts[:-1]])
+
+
+def _nbytes(graph: LayerGraph) -> Array:
+    """Of every tensor in every encoding."""
+    if not graph.encodings:
+        return np.array([tensor.nbytes for tensor in graph.tensors], float)
+    return np.array([how.nbytes for each in graph.tensors for how in graph.encodings_of(each)])
+
+
+def _encoding(graph: LayerGraph, cost: Cost, serving: float) -> Array | float:
+    """What encoding and decoding costs, and what it does to the outputs."""
+    if not graph.encodings:
+        return 0.0
+    return np.array(
+        [
+            cost.device_ms * how.encode_ms
+            + cost.device_mj * how.encode_mj
+            + serving * how.decode_ms
+            + cost.deviation * how.deviation
+            for tensor in graph.tensors
+            for how in graph.encodings_of(tensor)
+        ]
     )
 
 

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from itertools import product
 
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from partc.graph import Layer, LayerCost, LayerGraph, Tensor, TensorType
+from partc.graph import (
+    IMAGE,
+    PLAIN,
+    Encoding,
+    Layer,
+    LayerCost,
+    LayerGraph,
+    Tensor,
+    TensorType,
+)
 from partc.plan import FREE_ENTRY, Conditions, Cut, DevicePower, EntryCharges
 
 thorough = settings(max_examples=max(200, settings().max_examples), deadline=None)
@@ -67,6 +78,31 @@ def layer_graphs(
     return LayerGraph("random", inputs, tuple(layers), tuple(outputs))
 
 
+@st.composite
+def encoded_graphs(
+    draw: st.DrawFn, costs: st.SearchStrategy[float] = whole_costs, max_layers: int = 5
+) -> LayerGraph:
+    """The same with tensors of which some can be sent in several encodings."""
+    graph = draw(layer_graphs(costs, max_layers))
+    names = draw(st.lists(st.sampled_from([each.name for each in graph.tensors]), max_size=4))
+    kilobytes = st.integers(0, 20)
+
+    def encodings(tensor: Tensor) -> tuple[Encoding, ...]:
+        given = Encoding(PLAIN, tensor.nbytes)
+        if draw(st.booleans()):
+            given = Encoding(IMAGE, 1000 * draw(kilobytes), decode_ms=draw(costs))
+        others = (
+            Encoding(name, 1000 * draw(kilobytes), *(draw(costs) for _ in range(4)))
+            for name in ("float16", "uint8")[: draw(st.integers(0, 2))]
+        )
+        return (given, *others)
+
+    return replace(
+        graph,
+        encodings={each.name: encodings(each) for each in graph.tensors if each.name in names},
+    )
+
+
 def tiny_graph(
     kilobytes: Mapping[str, int], layers: Mapping[str, tuple[str, float, float]], outputs: str
 ) -> LayerGraph:
@@ -92,8 +128,22 @@ def tiny_graph(
 
 
 def all_cuts(graph: LayerGraph) -> Iterator[Cut]:
-    """Every cut in which the server feeds no device layer, by trying both sides of each layer."""
-    yield from (Cut(server) for server in _server_sides(graph, 0, frozenset()))
+    """Every cut in which the server feeds no device layer, by trying both sides of each layer.
+
+    Of tensors that can be encoded, with every choice of encodings.
+    """
+    for server in _server_sides(graph, 0, frozenset()):
+        yield from (Cut(server, chosen) for chosen in _encodings(graph, server))
+
+
+def _encodings(graph: LayerGraph, server: frozenset[str]) -> Iterator[tuple[tuple[str, str], ...]]:
+    there = [layer for layer in graph.layers if layer.name in server]
+    made = {tensor.name for layer in there for tensor in layer.outputs}
+    read = {tensor.name for layer in there for tensor in layer.inputs} - made
+    sent = [tensor for tensor in graph.tensors if tensor.name in read]
+    for choice in product(*map(graph.encodings_of, sent)):
+        pairs = zip(sent, choice, strict=True)
+        yield tuple((tensor.name, how.name) for tensor, how in pairs if not how.as_given)
 
 
 def _server_sides(

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 from hypothesis import given
-from strategies import all_cuts, layer_graphs, thorough, tiny_graph
+from hypothesis import strategies as st
+from strategies import all_cuts, encoded_graphs, layer_graphs, thorough, tiny_graph
 
 from partc.errors import GraphError
 from partc.graph import LayerGraph
@@ -236,10 +237,11 @@ def test_check_accepts_exactly_the_monotone_cuts(graph: LayerGraph) -> None:
 
 
 @thorough
-@given(layer_graphs(max_layers=6))
+@given(st.one_of(layer_graphs(max_layers=6), encoded_graphs()))
 def test_upload_is_what_the_server_lacks(graph: LayerGraph) -> None:
     for cut in all_cuts(graph):
         plan = make_plan(graph, cut)
+        assert plan.cut == cut
         uploaded = {tensor.name for tensor in plan.upload}
         assert len(uploaded) == len(plan.upload)
         known = set(uploaded)

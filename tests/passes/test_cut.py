@@ -11,6 +11,7 @@ from strategies import (
     all_cuts,
     any_costs,
     conditions,
+    encoded_graphs,
     entry_charges,
     layer_graphs,
     powers,
@@ -304,7 +305,7 @@ def _some_pins(data: st.DataObject, graph: LayerGraph) -> dict[str, Side]:
 
 @thorough
 @given(
-    layer_graphs(any_costs),
+    st.one_of(layer_graphs(any_costs), encoded_graphs(any_costs)),
     conditions(any_costs),
     powers(any_costs),
     st.sampled_from(Objective),
@@ -337,7 +338,7 @@ def test_agrees_with_brute_force(
 
 @thorough
 @given(
-    layer_graphs(),
+    st.one_of(layer_graphs(), encoded_graphs()),
     conditions(),
     powers(),
     st.sampled_from(Objective),

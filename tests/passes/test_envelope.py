@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import all_cuts, any_costs, entry_charges, layer_graphs, thorough, tiny_graph
+from strategies import (
+    all_cuts,
+    any_costs,
+    encoded_graphs,
+    entry_charges,
+    layer_graphs,
+    thorough,
+    tiny_graph,
+)
 
 from partc.cost import LATENCY
 from partc.errors import GraphError
@@ -39,7 +47,11 @@ ranges = st.builds(
 
 
 @thorough
-@given(layer_graphs(any_costs, max_layers=6), ranges, entry_charges())
+@given(
+    st.one_of(layer_graphs(any_costs, max_layers=6), encoded_graphs(any_costs)),
+    ranges,
+    entry_charges(),
+)
 def test_it_is_the_best_of_a_grid(
     graph: LayerGraph, conditions: ConditionRange, entry: EntryCharges
 ) -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from strategies import (
     all_cuts,
     conditions,
+    encoded_graphs,
     entry_charges,
     layer_graphs,
     powers,
@@ -16,7 +17,7 @@ from strategies import (
     tiny_graph,
 )
 
-from partc.cost import LATENCY, STAGES, UPLOAD_NBYTES, Cost, energy
+from partc.cost import DEVIATION, LATENCY, STAGES, UPLOAD_NBYTES, Cost, energy
 from partc.errors import InfeasibleError
 from partc.graph import LayerGraph
 from partc.passes.limited import Limit, Limits, find_clash, find_limited_cut, keeps
@@ -66,7 +67,7 @@ def some_limits(draw: st.DrawFn, graph: LayerGraph, costs: Sequence[Price]) -> L
 
 @thorough
 @given(
-    layer_graphs().filter(lambda graph: graph.layers),
+    st.one_of(layer_graphs(), encoded_graphs()).filter(lambda graph: graph.layers),
     conditions(),
     powers(),
     entry_charges(),
@@ -85,7 +86,8 @@ def test_agrees_with_brute_force(
     latency, joules = (price(graph, cost, at, entry) for cost in (LATENCY, energy(power)))
     uploaded = price(graph, UPLOAD_NBYTES, at, entry)
     prices = stages if bottleneck else [latency]
-    limits = data.draw(some_limits(graph, [latency, joules, uploaded, stages[2]]))
+    deviation = price(graph, DEVIATION, at, entry)
+    limits = data.draw(some_limits(graph, [latency, joules, uploaded, stages[2], deviation]))
     least, allowed = best_by_trying(graph, prices, limits)
     if not allowed:
         with pytest.raises(InfeasibleError):

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from strategies import (
     all_cuts,
     conditions,
+    encoded_graphs,
     entry_charges,
     layer_graphs,
     powers,
@@ -40,7 +41,7 @@ def front_of(points: Sequence[Point]) -> list[Point]:
 
 @thorough
 @given(
-    layer_graphs(max_layers=7).filter(lambda graph: graph.layers),
+    st.one_of(layer_graphs(max_layers=7), encoded_graphs()).filter(lambda graph: graph.layers),
     conditions(),
     powers(),
     entry_charges(),

@@ -7,22 +7,24 @@ from strategies import (
     all_cuts,
     any_costs,
     conditions,
+    encoded_graphs,
     entry_charges,
     layer_graphs,
     powers,
     thorough,
 )
 
-from partc.cost import LATENCY, STAGES, UPLOAD_NBYTES, Cost, energy
+from partc.cost import DEVIATION, LATENCY, STAGES, UPLOAD_NBYTES, Cost, energy
 from partc.graph import LayerGraph
 from partc.passes.price import price
 from partc.plan import Conditions, DevicePower, EntryCharges, make_plan
 
-costs = st.builds(Cost, *[st.floats(0, 5)] * 8)
+costs = st.builds(Cost, *[st.floats(0, 5)] * 9)
+graphs = st.one_of(layer_graphs(any_costs, max_layers=6), encoded_graphs(any_costs))
 
 
 @thorough
-@given(layer_graphs(any_costs, max_layers=6), conditions(any_costs), powers(), entry_charges())
+@given(graphs, conditions(any_costs), powers(), entry_charges())
 def test_a_cost_is_what_the_plan_says(
     graph: LayerGraph, at: Conditions, power: DevicePower, entry: EntryCharges
 ) -> None:
@@ -34,10 +36,11 @@ def test_a_cost_is_what_the_plan_says(
         round_trip_ms = at.round_trip_ms if plan.server_layers else 0.0
         assert sum(stages_ms) + round_trip_ms == pytest.approx(plan.latency_ms(at))
         assert UPLOAD_NBYTES.of(plan, at) == plan.upload_nbytes
+        assert DEVIATION.of(plan, at) == plan.deviation
 
 
 @thorough
-@given(layer_graphs(any_costs, max_layers=6), costs, conditions(any_costs), entry_charges())
+@given(graphs, costs, conditions(any_costs), entry_charges())
 def test_choices_add_up_to_the_cost(
     graph: LayerGraph, cost: Cost, at: Conditions, entry: EntryCharges
 ) -> None:
@@ -49,7 +52,7 @@ def test_choices_add_up_to_the_cost(
 
 
 @thorough
-@given(layer_graphs(any_costs, max_layers=4), costs, costs, st.floats(0, 9), conditions())
+@given(graphs, costs, costs, st.floats(0, 9), conditions())
 def test_costs_can_be_weighed_and_added(
     graph: LayerGraph, one: Cost, other: Cost, weight: float, at: Conditions
 ) -> None:
