@@ -38,6 +38,8 @@ class Target(Description, frozen=True, kw_only=True, forbid_unknown_fields=True)
         l2_cache_kib: One core's second-level cache, or its share of one.
         entry_ms: What a request costs a machine that has waited, however little it computes.
         cold_share: How much longer layers take there than in runs back to back, relative to them.
+        codec_slowdown: How many times longer than on the machine that ``targets/encodings.py`` was
+            measured on one core encodes and decodes tensors; with a GPU, a core of its host.
         uncompilable: Why partc can plan for this target but not compile, if so.
         profile: Path of a profile that was measured on it, from the file's directory.
         load: How much longer a request takes while it computes others, as measured on it.
@@ -59,6 +61,7 @@ class Target(Description, frozen=True, kw_only=True, forbid_unknown_fields=True)
     l2_cache_kib: int = 256
     entry_ms: float = 0.0
     cold_share: float = 0.0
+    codec_slowdown: float = 1.0
     uncompilable: str | None = None
     profile: str | None = None
     load: LoadCurve | None = None
@@ -67,6 +70,7 @@ class Target(Description, frozen=True, kw_only=True, forbid_unknown_fields=True)
         super().__post_init__()
         require_positive(self, "threads", "peak_gflops", "memory_bandwidth_gb_s", "memory_gb")
         require_positive(self, "busy_watts", "achieved_fraction", "l1_cache_kib", "l2_cache_kib")
+        require_positive(self, "codec_slowdown")
         require_not_negative(self, "launch_overhead_us", "idle_watts", "entry_ms", "cold_share")
         if self.achieved_fraction > 1:
             raise ValueError(f"achieved_fraction must be at most 1, not {self.achieved_fraction}")

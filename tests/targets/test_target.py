@@ -114,6 +114,15 @@ def test_a_computed_figure_is_what_its_source_computes(target: Target):
             assert getattr(target, field) == pytest.approx(math.prod(factors), rel=0.005)
 
 
+@EVERY_BOARD
+def test_a_slowdown_of_codecs_is_what_its_source_computes(target: Target):
+    source = target.sources["codec_slowdown"]
+    quotients = re.findall(r"([\d.]+)(?: GHz)? / ([\d.]+)", source)
+    assert bool(quotients) == source.startswith("assumed")
+    expected = math.prod(float(above) / float(below) for above, below in quotients)
+    assert target.codec_slowdown == pytest.approx(expected, abs=0.05)
+
+
 def test_a_file_of_ones_own(tmp_path: Path):
     path = tmp_path / "mine.toml"
     path.write_text(MINE)
@@ -133,6 +142,7 @@ def test_a_file_of_ones_own(tmp_path: Path):
     assert target.achieved_fraction == 1
     assert (target.l1_cache_kib, target.l2_cache_kib) == (32, 256)
     assert (target.entry_ms, target.cold_share) == (0, 0)
+    assert target.codec_slowdown == 1
     assert target.uncompilable is None
 
 
@@ -147,6 +157,7 @@ def test_a_file_of_ones_own(tmp_path: Path):
         "achieved_fraction",
         "l1_cache_kib",
         "l2_cache_kib",
+        "codec_slowdown",
     ],
 )
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
