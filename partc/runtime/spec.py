@@ -15,6 +15,14 @@ class TensorSpec:
 
 
 @dataclass(frozen=True)
+class SentSpec(TensorSpec):
+    """A tensor that the device sends, in which encoding, and how many bytes that is on average."""
+
+    encoding: str = "plain"
+    nbytes: int = 0
+
+
+@dataclass(frozen=True)
 class SegmentSpec:
     """One compiled function.
 
