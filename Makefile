@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test check bench-kernels bench-neurosurgeon bench-plan bench-predict clean
+.PHONY: demo test check bench-encodings bench-kernels bench-neurosurgeon bench-plan bench-predict clean
 
 demo: $(INSTALLED)
 	$(BIN)/python demo/efficientnet.py
@@ -16,6 +16,9 @@ check: $(INSTALLED)
 	rm -rf build
 	$(BIN)/pip install --quiet --no-deps --target build/wheel .
 	$(BIN)/pyright
+
+bench-encodings: $(INSTALLED)
+	$(BIN)/python tests/benchmarks/encodings.py
 
 # ARGS: --models, --threads, --seconds, --no-torch, --layers
 bench-kernels: $(INSTALLED)

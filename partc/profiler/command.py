@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from partc.codegen.build import runs_here
 from partc.errors import PartcError
+from partc.profiler.codec import measure_codec_slowdown
 from partc.profiler.drawn import DrawnNetwork, compile_drawn, compilers
 from partc.profiler.entry import ENTRY_NETWORKS, PAUSE_S, measure_entry
 from partc.profiler.load import measure_load
@@ -98,6 +99,10 @@ def _with_rest(
     report("Measuring what a request costs after a pause")
     target = _with_entry(target, board)
     told = f"; {describe_entry(target)}"
+    if request.address is None:
+        report("Measuring what encoding tensors takes")
+        target = _with_codec(target, board)
+        told += f"; {describe_codec(target)}"
     meter = find_meter() if request.address is None else None
     if meter:
         report("Measuring what the machine draws")
@@ -203,6 +208,20 @@ def describe_entry(target: Target) -> str:
     return (
         f"after a pause a request takes {target.entry_ms:.2f} ms and {target.cold_share:.1%} more "
         "than its layers"
+    )
+
+
+def _with_codec(target: Target, board: Board) -> Target:
+    """The target with how slow this machine is at encoding tensors."""
+    slowdown = round(measure_codec_slowdown(target), 2)
+    sources = target.sources | {"codec_slowdown": f"measured on one core of {board.processor}"}
+    return replace(target, codec_slowdown=slowdown, sources=sources)
+
+
+def describe_codec(target: Target) -> str:
+    """How long encoding takes, beside the machine that the times of steps were measured on."""
+    return (
+        f"encoding tensors takes {target.codec_slowdown:.2f} times as long as partc's figures say"
     )
 
 

@@ -56,6 +56,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     compile_small(monkeypatch, compile_small_here)
     monkeypatch.setattr(session, "draw_graph", small_network)
     monkeypatch.setattr(command, "find_meter", lambda: None)
+    monkeypatch.setattr(command, "measure_codec_slowdown", lambda _: 2.501)
     monkeypatch.setattr(stopwatch, "_PAUSE_S", 0)
     monkeypatch.setattr(entry, "PAUSE_S", 0.001)
 
@@ -215,6 +216,7 @@ class TestProfile:
             *["Measuring"] * others.count("Measuring"),
             "Fitting",
             "Measuring what a request costs after a pause",
+            "Measuring what encoding tensors takes",
         ]
 
     def test_progress_is_a_bar_on_a_terminal(
@@ -281,13 +283,38 @@ def test_a_request_that_comes_after_a_pause(
 ) -> None:
     budget_of_twelve(monkeypatch, fake)
     first_line, _, _ = partc("profile", *options, "-o", "x.toml").partition("\n")
-    told = r"; after a pause a request takes 0\.50 ms and 2\d\.\d% more than its layers$"
+    told = r"; after a pause a request takes 0\.50 ms and 2\d\.\d% more than its layers; "
     assert re.search(told, first_line)
     target = load_target("x.toml")
     assert target.entry_ms == pytest.approx(0.5, rel=0.05)
     assert target.cold_share == pytest.approx(0.25, rel=0.05)
     source = "fitted to 6 networks that ran after waiting for 50 ms on an abacus"
     assert target.sources["entry_ms"] == target.sources["cold_share"] == source
+
+
+class TestCodec:
+    @pytest.mark.parametrize("options", [["--calibrate"], ["--budget", "0.1"]])
+    def test_is_measured(
+        self, partc: Partc, fake: FakeBoard, monkeypatch: pytest.MonkeyPatch, options: list[str]
+    ) -> None:
+        budget_of_twelve(monkeypatch, fake)
+        first_line, _, _ = partc("profile", *options, "-o", "x.toml").partition("\n")
+        told = "; encoding tensors takes 2.50 times as long as partc's figures say"
+        assert first_line.endswith(told)
+        target = load_target("x.toml")
+        assert target.codec_slowdown == 2.5
+        assert target.sources["codec_slowdown"] == "measured on one core of an abacus"
+
+    @pytest.mark.usefixtures("fake")
+    def test_of_a_board_is_not_what_it_is_here(
+        self, partc: Partc, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(command, "measure_codec_slowdown", pytest.fail)
+        told = partc("profile", "--calibrate", "--rpc", "board:9090", "-o", "x.toml")
+        assert "encoding" not in told
+        target, native = load_target("x.toml"), load_target("native")
+        assert target.codec_slowdown == native.codec_slowdown
+        assert target.sources["codec_slowdown"] == native.sources["codec_slowdown"]
 
 
 class FakeMeter:
