@@ -8,7 +8,6 @@ there are :class:`partc.passes.price.Price` and :func:`partc.plan.make_plan`.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,19 +15,15 @@ from statistics import fmean
 from typing import TypeAlias
 
 import numpy as np
-from ortools.graph.python.max_flow import SimpleMaxFlow
 
 from partc.cost import Cost
-from partc.errors import CompilerError, GraphError
+from partc.errors import GraphError
 from partc.graph import LayerCost, LayerGraph
-from partc.passes.closure import Integers, Network, add_arcs
+from partc.passes.closure import Integers
 from partc.passes.cut import find_cut
+from partc.passes.dads import heavy_load_cut, light_load_cut
 from partc.passes.price import Array, Price, price
 from partc.plan import FREE_ENTRY, Conditions, Cut, EntryCharges, check_cut
-
-_SOURCE, _SINK, _FIRST_LAYER = 0, 1, 2
-_TOTAL_BITS = 50  # of all capacities together, which leaves room for infinite ones in 64
-_INFINITE = 2 ** (_TOTAL_BITS + 2)
 
 
 @dataclass(frozen=True)
@@ -40,12 +35,15 @@ class Problem:
         cost: What is to be least; any sum of latency and energy.
         conditions: What the link and the server are like.
         entry: What each side pays that has layers.
+        heavy_load: Whether requests come faster than that cut can take them, so that what counts is
+            throughput. Planners that have no mode for it choose by the cost all the same.
     """
 
     graph: LayerGraph
     cost: Cost
     conditions: Conditions
     entry: EntryCharges = FREE_ENTRY
+    heavy_load: bool = False
 
     @property
     def price(self) -> Price:
@@ -55,7 +53,7 @@ class Problem:
     @property
     def published_price(self) -> Price:
         """What every choice adds to the part of the cost that published planners know."""
-        return price(self.graph, published(self.cost), self.conditions)
+        return price(self.graph.as_given(), published(self.cost), self.conditions)
 
 
 Planner: TypeAlias = Callable[[Problem], Cut | None]
@@ -122,21 +120,13 @@ def dads_cut(problem: Problem) -> Cut | None:
 
 
 def dads_choice(problem: Problem) -> Cut:
-    """The minimum cut of DADS's network, by the published cost, whether it can be run or not.
+    """What DADS chooses for the load, by the published cost, whether it can be run or not.
 
-    DADS for light load (Hu, Bao, Wang and Liu, "Dynamic Adaptive DNN Surgery for Inference
-    Acceleration on the Edge", INFOCOM 2019): each layer is a vertex and sends all of its output or
-    nothing, through an auxiliary vertex, so that several readers pay for it once. Nothing keeps a
-    device layer from reading what the server made, and that way costs nothing. Among equals, the
-    fewest layers are on the server.
+    Two minimum cuts (Hu, Bao, Wang and Liu, "Dynamic Adaptive DNN Surgery for Inference
+    Acceleration on the Edge", INFOCOM 2019); see :mod:`partc.passes.dads`.
     """
-    network = _dads_network(problem.graph, problem.published_price)
-    status = network.solve(_SOURCE, _SINK)
-    if status != SimpleMaxFlow.OPTIMAL:
-        raise CompilerError(f"DADS has no minimum cut for {problem.graph.name!r}: {status}")
-    server_side = set(network.get_sink_side_min_cut())
-    layers = enumerate(problem.graph.layers, _FIRST_LAYER)
-    return Cut(frozenset(layer.name for vertex, layer in layers if vertex in server_side))
+    choose = heavy_load_cut if problem.heavy_load else light_load_cut
+    return choose(problem.graph, problem.published_price)
 
 
 def device_only_cut(_problem: Problem) -> Cut:
@@ -209,39 +199,3 @@ def _mean(costs: Sequence[LayerCost]) -> LayerCost:
         server_ms=fmean(cost.server_ms for cost in costs),
         device_mj=fmean(cost.device_mj for cost in costs),
     )
-
-
-def _dads_network(graph: LayerGraph, price: Price) -> Network:
-    """DADS's network; the source is the device, and a model's input is a layer that is there.
-
-    Every maker of tensors has an auxiliary vertex. The published network gives those with one
-    reader an arc to it instead, which is the same: behind the vertex, arcs are infinite.
-    """
-    layers = _FIRST_LAYER + np.arange(len(graph.layers))
-    makers = np.concatenate([np.full(len(graph.inputs), _SOURCE), layers])
-    auxiliary = _FIRST_LAYER + len(layers) + np.arange(len(makers))
-    makes = [*([tensor] for tensor in graph.inputs), *(layer.outputs for layer in graph.layers)]
-    made_by = {tensor.name: maker for maker, made in enumerate(makes) for tensor in made}
-    read = np.array(
-        [made_by[tensor.name] for layer in graph.layers for tensor in layer.inputs], np.int64
-    )
-    readers = np.repeat(layers, [len(layer.inputs) for layer in graph.layers])
-    is_read = np.array([bool(graph.consumers[tensor.name]) for tensor in graph.tensors], bool)
-    outputs = np.repeat(np.arange(len(makers)), [len(made) for made in makes])
-    sending = _add_up(price.upload * is_read, outputs, len(makers))
-
-    network: Network = SimpleMaxFlow()
-    units = _units(price)
-    server, device, sent = (
-        np.rint(units * each).astype(np.int64) for each in (price.server, price.device, sending)
-    )
-    add_arcs(network, _SOURCE, layers, server)
-    add_arcs(network, layers, _SINK, device)
-    add_arcs(network, makers, auxiliary, sent)
-    add_arcs(network, auxiliary[read], readers, _INFINITE)
-    return network
-
-
-def _units(price: Price) -> float:
-    """How many whole units to count a ms or mJ as: a power of two, which keeps whole ones exact."""
-    return math.ldexp(1.0, _TOTAL_BITS - math.frexp(max(1.0, price.total))[1])

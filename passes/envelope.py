@@ -40,7 +40,7 @@ _BETTER = 1e-7
 """How much less a cost is than that of known plans, relative to it, if another cut is better."""
 
 _SMALLEST = 1e-9
-"""The share of the range that a plan has to win to be one of the table."""
+"""The share of the range that a plan has to win to be one of the table, unless it wins clearly."""
 
 FindCut = Callable[[Conditions], Cut]
 CostAt = Callable[[Conditions], Cost]
@@ -152,54 +152,70 @@ class _Search:
         costs = [self._cost_at(at).of(plan, at) for at in map(self._range.at, points)]
         return np.array([costs[0], *(cost - costs[0] for cost in costs[1:])])
 
-    def vertices(self) -> list[Array]:
-        """Where known planes meet on the envelope, the corners of the range included."""
-        return list(self._vertices())
-
-    def _vertices(self) -> Array:
-        """Points of the envelope, of shape (points, axes)."""
-        count = len(self._range.varying)
-        if not count:
-            return np.zeros((0, 0))
-        planes = np.array(list(self._planes.values()))
-        scale = max(float(np.abs(planes).max()), 1e-30)
-        planes = planes / scale
-        # z <= plane(x), 0 <= x <= 1, z >= less than any plane in there
-        bottom = float((planes[:, 0] + np.minimum(planes[:, 1:], 0).sum(axis=1)).min()) - 1
-        middle = np.full(count, 0.5)
-        inside = np.append(middle, bottom + 0.5)
-        identity = np.eye(count)
-        halfspaces = np.vstack(
-            [
-                np.column_stack([-planes[:, 1:], np.ones(len(planes)), -planes[:, 0]]),
-                np.column_stack([-identity, np.zeros(count), np.zeros(count)]),
-                np.column_stack([identity, np.zeros(count), -np.ones(count)]),
-                np.array([[*np.zeros(count), -1.0, bottom]]),
-            ]
-        )
-        corners = HalfspaceIntersection(halfspaces, inside).intersections
-        on_top = corners[:, -1] > bottom + 0.25
-        return np.unique(np.clip(np.round(corners[on_top, :-1], 12), 0, 1), axis=0)
+    def vertices(self) -> Array:
+        """Where known planes meet on the envelope, of shape (points, axes)."""
+        return find_vertices(np.array(list(self._planes.values())))
 
     def winners(self) -> list[Winner]:
         """The plans that win more than the border to others."""
-        vertices = self._vertices()
+        vertices = self.vertices()
         if not vertices.size:
             (plan,) = self._plans.values()
             return [Winner(plan, 1.0, (self._range.at(()),))]
         values = np.array([[_value(plane, v) for v in vertices] for plane in self._planes.values()])
         least = values.min(axis=0)
         found: list[Winner] = []
-        for plan, own in zip(self._plans.values(), values, strict=True):
+        for cut, own in zip(self._planes, values, strict=True):
             mine = vertices[own <= least + _BETTER * np.abs(least)]
             share = _volume(mine)
-            if share > _SMALLEST:
-                found.append(Winner(plan, float(share), tuple(map(self._range.at, mine.tolist()))))
+            if share > _SMALLEST or self._is_clear(cut, mine):
+                corners = tuple(map(self._range.at, mine.tolist()))
+                found.append(Winner(self._plans[cut], float(share), corners))
         return found
+
+    def _is_clear(self, cut: Cut, mine: Array) -> bool:
+        """Whether others are worse in the middle of where a plan wins, however small that is."""
+        if not len(mine):
+            return False
+        middle = mine.mean(axis=0)
+        others = (_value(plane, middle) for each, plane in self._planes.items() if each != cut)
+        own = _value(self._planes[cut], middle)
+        return min(others, default=math.inf) > own + _BETTER * abs(own)
 
 
 def _value(plane: Array, point: Array) -> float:
     return float(plane[0] + plane[1:] @ point)
+
+
+def find_vertices(planes: Array) -> Array:
+    """Where planes meet on their lower envelope over the unit cube, its corners included.
+
+    Args:
+        planes: What each is at the origin and what it gains along each axis, of shape
+            (planes, 1 + axes).
+
+    Returns:
+        Points of the cube, of shape (points, axes); none if it has no axes.
+    """
+    count = planes.shape[1] - 1
+    if not count:
+        return np.zeros((0, 0))
+    planes = planes / max(float(np.abs(planes).max()), 1e-30)
+    # z <= plane(x), 0 <= x <= 1, z >= less than any plane in there
+    bottom = float((planes[:, 0] + np.minimum(planes[:, 1:], 0).sum(axis=1)).min()) - 1
+    inside = np.append(np.full(count, 0.5), bottom + 0.5)
+    identity = np.eye(count)
+    halfspaces = np.vstack(
+        [
+            np.column_stack([-planes[:, 1:], np.ones(len(planes)), -planes[:, 0]]),
+            np.column_stack([-identity, np.zeros(count), np.zeros(count)]),
+            np.column_stack([identity, np.zeros(count), -np.ones(count)]),
+            np.array([[*np.zeros(count), -1.0, bottom]]),
+        ]
+    )
+    corners = HalfspaceIntersection(halfspaces, inside).intersections
+    on_top = corners[:, -1] > bottom + 0.25
+    return np.unique(np.clip(np.round(corners[on_top, :-1], 12), 0, 1), axis=0)
 
 
 def _volume(points: Array) -> float:

@@ -56,8 +56,8 @@ class ComparisonReport(msgspec.Struct, frozen=True):
 def compare(decision: Decision, entry: EntryCharges) -> tuple[Comparison, ...]:
     """Ask every planner what was decided, and charge all of them alike.
 
-    The others know sums of latency and energy alone, so they are asked for latency if the decision
-    is about throughput; and they keep no limits.
+    If the decision is about throughput, the others are asked for latency under heavy load, for
+    which DADS alone has a mode. They keep no limits.
 
     Args:
         decision: Its plan is what partc has chosen, with all limits kept.
@@ -74,7 +74,8 @@ def compare(decision: Decision, entry: EntryCharges) -> tuple[Comparison, ...]:
 def _baselines(decision: Decision, entry: EntryCharges) -> dict[str, Plan | None]:
     costs = decision.aim.costs
     cost = costs[0] if len(costs) == 1 else LATENCY
-    problem = Problem(decision.graph, cost, decision.conditions, entry)
+    heavy_load = decision.objective is Objective.THROUGHPUT
+    problem = Problem(decision.graph, cost, decision.conditions, entry, heavy_load)
     cuts = {name: planner(problem) for name, planner in BASELINES.items()}
     return {name: cut and make_plan(decision.graph, cut, entry) for name, cut in cuts.items()}
 
@@ -143,6 +144,6 @@ def _notes(decision: Decision, comparisons: Iterable[Comparison]) -> Iterator[st
     if any(each.plan is None for each in comparisons):
         yield "infeasible: a layer on the device would read what the server made"
     if decision.objective is Objective.THROUGHPUT:
-        yield "relative: the slowest of device, transfer and server; the others choose for latency"
+        yield "relative: the slowest of device, transfer and server; only partc and dads aim at it"
     if decision.keeping:
         yield f"only partc is bound to keep {', '.join(decision.keeping)}"

@@ -32,6 +32,7 @@ DECIDING = (
             "choices",
             "closure",
             "cut",
+            "dads",
             "envelope",
             "limited",
             "memory",

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from itertools import product
 
 import pytest
-from hypothesis import event, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import (
     any_costs,
@@ -18,19 +17,17 @@ from strategies import (
 )
 
 from partc.cost import LATENCY, Cost, energy
-from partc.errors import GraphError
 from partc.graph import LayerCost, LayerGraph
 from partc.passes.baselines import (
     PLANNERS,
     Problem,
-    dads_choice,
     dads_cut,
     maui_cut,
     neurosurgeon_cut,
     partc_cut,
     published,
 )
-from partc.plan import Conditions, Cut, DevicePower, EntryCharges, check_cut, make_plan
+from partc.plan import Conditions, Cut, DevicePower, EntryCharges, make_plan
 
 unhurried = settings(deadline=None)  # as many examples as the profile says
 
@@ -245,107 +242,6 @@ def test_maui_does_not_know_which_layer_of_a_kind_costs_what(problem: Problem) -
         for layer, cost in zip(problem.graph.layers, reversed(given_costs), strict=True)
     ]
     assert maui_cut(problem) == maui_cut(replace(problem, graph=problem.graph.with_layers(swapped)))
-
-
-def test_dads_may_choose_what_cannot_be_run() -> None:
-    # b is so slow on the server that going back for nothing looks best: 2 + 1 + 1 + 5 + 1.
-    graph = tiny_graph(
-        {"x": 2, "t": 5, "u": 5, "y": 1},
-        {"a": ("x -> t", 30, 1), "b": ("t -> u", 1, 30), "c": ("u -> y", 20, 1)},
-        outputs="y",
-    )
-    assert server(dads_choice(latency(graph))) == "a c"
-    assert dads_cut(latency(graph)) is None
-    assert server(partc_cut(latency(graph))) == "a b c"
-
-
-def test_dads_does_so_even_if_the_server_is_always_faster() -> None:
-    # Sending q for b takes longer than b on the device: 1 + 1 + 2.
-    graph = tiny_graph(
-        {"x": 1, "q": 20, "t": 5, "y": 1},
-        {"a": ("x -> t", 30, 1), "b": ("t q -> y", 2, 1)},
-        outputs="y",
-    )
-    assert server(dads_choice(latency(graph))) == "a"
-    assert dads_cut(latency(graph)) is None
-    assert server(partc_cut(latency(graph))) == "a b"
-
-
-def test_dads_pays_once_for_a_tensor_with_several_readers() -> None:
-    graph = tiny_graph(
-        {"x": 10, "t": 6, "y": 1, "z": 1},
-        {"a": ("x -> t", 1, 9), "b": ("t -> y", 5, 1), "c": ("t -> z", 5, 1)},
-        outputs="y z",
-    )
-    assert (
-        server(dads_cut(latency(graph))) == "b c"
-    )  # 1 + 6 + 2; device-only is 11, t sent twice 15
-
-
-@pytest.mark.parametrize(
-    ("outputs", "chosen"),
-    [
-        pytest.param("y z", "", id="both are read: 1 + 11 + 1 + 1 ms is no less than 12"),
-        pytest.param("y", "b", id="one is read: 1 + 2 + 1 is less than 11"),
-    ],
-)
-def test_dads_sends_all_read_outputs_of_a_layer_or_none(outputs: str, chosen: str) -> None:
-    layers = {"a": ("x -> t u", 1.0, 1.0), "b": ("t -> y", 10.0, 1.0), "c": ("u -> z", 1.0, 30.0)}
-    made = {"x": 40, "t": 2, "u": 9, "y": 1, "z": 1}
-    if outputs == "y":
-        del layers["c"], made["z"]
-    graph = tiny_graph(made, layers, outputs)
-    assert server(dads_cut(latency(graph))) == chosen
-    assert server(partc_cut(latency(graph))) == "b"
-
-
-def all_sides(graph: LayerGraph) -> Iterator[Cut]:
-    """Each side for each layer, whether it can be run or not."""
-    for on_server in product([False, True], repeat=len(graph.layers)):
-        pairs = zip(graph.layers, on_server, strict=True)
-        yield Cut(frozenset(layer.name for layer, remote in pairs if remote))
-
-
-def dads_cost(problem: Problem, cut: Cut) -> float:
-    """What DADS's paper says that a placement costs."""
-    graph, cost, at = problem.graph, published(problem.cost), problem.conditions
-    total = 0.0
-    for layer in graph.layers:
-        times = layer.annotated_cost
-        near = cost.device_ms * times.device_ms + cost.device_mj * times.device_mj
-        far = cost.server_ms * times.server_ms * at.load
-        total += far if layer.name in cut.server_layers else near
-    makes = [(tensor,) for tensor in graph.inputs]
-    makes += [layer.outputs for layer in graph.layers if layer.name not in cut.server_layers]
-    for made in makes:
-        readers = [reader.name for tensor in made for reader in graph.consumers[tensor.name]]
-        if cut.server_layers.intersection(readers):
-            read = sum(tensor.nbytes for tensor in made if graph.consumers[tensor.name])
-            total += cost.upload_ms * read * 8 / (at.uplink_mbps * 1e3)
-    return total
-
-
-@unhurried
-@given(problems(max_layers=7))
-def test_dads_is_the_least_of_its_own_cost(problem: Problem) -> None:
-    chosen = dads_choice(problem)
-    least = min(dads_cost(problem, cut) for cut in all_sides(problem.graph))
-    assert dads_cost(problem, chosen) == pytest.approx(least, abs=1e-9)
-    try:
-        check_cut(problem.graph, chosen)
-    except GraphError:
-        event("infeasible")
-        assert dads_cut(problem) is None
-    else:
-        assert dads_cut(problem) == chosen
-
-
-@unhurried
-@given(problems(any_costs, max_layers=7))
-def test_dads_is_the_least_of_its_own_cost_up_to_rounding(problem: Problem) -> None:
-    least = min(dads_cost(problem, cut) for cut in all_sides(problem.graph))
-    chosen = dads_cost(problem, dads_choice(problem))
-    assert chosen == pytest.approx(least, abs=1e-12 * (1 + problem.published_price.total))
 
 
 @unhurried

@@ -77,6 +77,17 @@ def test_plans_win_in_all_of_the_range_together(
             assert winner.plan.latency_ms(corner) == pytest.approx(least, rel=1e-5, abs=1e-5)
 
 
+def test_a_plan_that_wins_in_a_small_corner_is_found() -> None:
+    # 8 + 8 + 29.9 / 2 there instead of 31 ms, which is better in 2e-11 of the range.
+    graph = tiny_graph({"x": 39, "y": 35}, {"a": ("x -> y", 31, 29.9)}, "y")
+    rates = ConditionRange((1, 39), (1, 35), (0, 0), load=(0.5, 1))
+    local, remote = envelope(graph, rates, EntryCharges()).winners
+    assert (local.plan.server_layers, remote.plan.server_layers) == ((), ("a",))
+    assert 1e-12 < remote.share < 1e-10
+    best = Conditions(uplink_mbps=39, downlink_mbps=35, round_trip_ms=0, load=0.5)
+    assert remote.plan.latency_ms(best) == pytest.approx(30.95)
+
+
 def test_one_rate_by_hand() -> None:
     """The chain behind b sends 2 kB and saves 27 ms; in front of a it sends 20 kB and saves 4."""
     rates = ConditionRange((0.1, 1000), (8, 8), (0, 0))

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from strategies import tiny_graph
 
 from partc.cost import LATENCY
 from partc.graph import LayerCost, LayerGraph
 from partc.passes.baselines import PLANNERS, Problem, partc_cut
-from partc.plan import Cut, EntryCharges, Objective, make_plan
+from partc.plan import Conditions, Cut, EntryCharges, Objective, make_plan
 from partc.report.comparison import Comparison, compare, comparison_json, print_comparison
 from partc.report.decision import Decision
 from partc.report.terminal import report_console
@@ -116,10 +117,10 @@ def test_planners_are_asked_for_the_objective(entered: Decision) -> None:
     assert fast.server_layers
 
 
-def test_for_throughput_others_choose_for_latency(entered: Decision) -> None:
+def test_for_throughput_others_but_dads_choose_for_latency(entered: Decision) -> None:
     busy = replace(entered, objective=Objective.THROUGHPUT)
     quick, many = by_name(compare(entered, ENTRY)), by_name(compare(busy, ENTRY))
-    for name in ("neurosurgeon", "maui", "dads"):
+    for name in ("neurosurgeon", "maui"):
         before, after = quick[name].plan, many[name].plan
         assert before is not None
         assert after is not None
@@ -127,7 +128,19 @@ def test_for_throughput_others_choose_for_latency(entered: Decision) -> None:
     stage_ms = entered.cost(entered.device_only).device_ms
     assert many["device-only"].plan is not None
     assert many["device-only"].plan.value == stage_ms
-    assert "the others choose for latency" in printed(busy, tuple(many.values()))
+    assert "only partc and dads aim at it" in printed(busy, tuple(many.values()))
+
+
+def test_for_throughput_dads_chooses_for_heavy_load(decision: Decision) -> None:
+    # At 8 Mbit/s a split takes 12, 12 and 4 ms, which is more than 24 ms on the device in all.
+    graph = tiny_graph(
+        {"x": 40, "t": 12, "y": 0}, {"a": ("x -> t", 12, 4), "b": ("t -> y", 12, 4)}, "y"
+    )
+    quick = planned(replace(decision, conditions=Conditions(8, 8, 0)), graph)
+    for objective, server_layers in ((Objective.LATENCY, ()), (Objective.THROUGHPUT, ("b",))):
+        rated = by_name(compare(replace(quick, objective=objective), EntryCharges()))["dads"].plan
+        assert rated is not None
+        assert rated.server_layers == server_layers
 
 
 def test_what_costs_nothing_is_related_to_nothing(entered: Decision) -> None:
