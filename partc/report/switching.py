@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -44,6 +44,20 @@ class Switching:
     cut: Plan
     cut_cost: float
     unit: str
+
+    @property
+    def gap(self) -> float:
+        """How much less another placement may cost, relative to this one; 0 if none does."""
+        return max(0.0, 1 - self.bound / self.cost) if self.cost else 0.0
+
+    @property
+    def returns(self) -> bool:
+        """Whether a layer on the device reads what the server made, which no plan has."""
+        return any(
+            self.placement.phases[reader.name] % 2 == 0
+            for tensor in self.placement.download
+            for reader in self.graph.consumers[tensor.name]
+        )
 
     def machine(self, phase: int) -> str:
         """The name of the machine of a phase."""
@@ -101,17 +115,10 @@ def switching_json(found: Switching) -> str:
 
 def print_switching(found: Switching, console: Console) -> None:
     """Print what runs where, one phase after the other, and what that is worth."""
-    form = format_mj if found.unit == "mJ" else format_ms
-    way = " -> ".join(f"{len(found.layers(p))} on {found.machine(p)}" for p in found.placement.used)
-    console.print(Text(f"{found.graph.name}: {way}; {form(found.cost)}", style="bold"))
-    better = 1 - found.cost / found.cut_cost if found.cut_cost else 0.0
-    gain = f"{better:.1%} less than" if better > 5e-4 else "no less than"
-    console.print(
-        Text(
-            f"least {found.objective.value} over {found.link}: {gain} the best plan that goes to "
-            f"the server once, {form(found.cut_cost)}"
-        )
-    )
+    headline, *lines = describe(found)
+    console.print(Text(headline, style="bold"))
+    for line in lines:
+        console.print(Text(line))
     console.print()
     table = make_table(None, "machine", ">layers", ">compute ms", "first", "last")
     for phase in found.placement.used:
@@ -129,6 +136,26 @@ def print_switching(found: Switching, console: Console) -> None:
                 travels.add_row(*row)
         console.print()
         console.print(travels)
+
+
+def describe(found: Switching) -> Iterator[str]:
+    """What was chosen, what that is worth and what becomes of it, a sentence a line."""
+    form = format_mj if found.unit == "mJ" else format_ms
+    way = " -> ".join(f"{len(found.layers(p))} on {found.machine(p)}" for p in found.placement.used)
+    yield f"{found.graph.name}: {way}; {form(found.cost)}"
+    better = 1 - found.cost / found.cut_cost if found.cut_cost else 0.0
+    gain = f"{better:.1%} less than" if better > 5e-4 else "no less than"
+    yield (
+        f"least {found.objective.value} over {found.link}: {gain} the best plan that goes to the "
+        f"server once, {form(found.cut_cost)}"
+    )
+    if found.gap:
+        yield f"not proven to be the best: {found.gap:.1%} less may be possible"
+    if found.returns:
+        yield (
+            "shown only, neither compiled nor run: in a bundle no layer on the device reads what "
+            "the server made"
+        )
 
 
 def _compute_ms(found: Switching, phase: int) -> float:

@@ -168,6 +168,7 @@ def _premises(tiering: Tiering) -> Iterator[str]:
         yield f"over {name} from {near} to {far}: {describe_link(given)}"
     if tiering.objective is not Objective.LATENCY:
         yield from describe_power(chain.power)
+    yield "shown only, neither compiled nor run: a bundle is for a device and one server"
 
 
 def _tier_table(tiering: Tiering) -> Table:

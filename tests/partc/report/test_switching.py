@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 from strategies import tiny_graph
 
@@ -35,6 +36,23 @@ def text(switching: Switching) -> str:
 def test_as_text(golden: Callable[[str, str], None]) -> None:
     golden("switching.txt", text(found(AUTOENCODER)))
     golden("switching.none.txt", text(found(ALONE, "energy")))
+
+
+def test_what_a_bundle_can_be_is_not_said_to_be_shown_only() -> None:
+    assert "shown only" in text(found(AUTOENCODER))
+    narrow = {"x": 200, "t": 10, "y": 0}
+    graph = tiny_graph(narrow, {"a": ("x -> t", 3, 1), "b": ("t -> y", 500, 50)}, "y")
+    switching = found(graph)
+    assert switching.placement.used == (0, 1)
+    assert "shown only" not in text(switching)
+
+
+def test_what_is_not_proven_says_how_much_less_may_be_possible() -> None:
+    best = found(AUTOENCODER)
+    assert "not proven" not in text(best)
+    unproven = text(replace(best, bound=best.cost * 0.875))
+    assert "\nnot proven to be the best: 12.5% less may be possible\n" in unproven
+    assert replace(best, cost=0.0, bound=0.0).gap == 0
 
 
 def test_as_json() -> None:
