@@ -16,13 +16,14 @@ from partc.manifest import (
     Manifest,
     PlanEntry,
     SegmentEntry,
+    SentEntry,
     TensorEntry,
     hash_files,
     written_files,
 )
 from partc.plan import NamedPlan, PlanTable
 from partc.report.decision import Decision
-from partc.runtime.spec import ModelSpec, PlanSpec, TensorSpec
+from partc.runtime.spec import ModelSpec, PlanSpec, SentSpec, TensorSpec
 
 
 def check_output(output: Path) -> None:
@@ -122,6 +123,7 @@ def describe_bundle(
         model=model.name,
         inputs=_entries(model.inputs),
         outputs=_entries(model.outputs),
+        image_inputs=model.image_inputs,
         target=goal.target.name,
         server=goal.server.name,
         objective=goal.objective,
@@ -162,7 +164,7 @@ def _plan_entry(spec: PlanSpec, named: NamedPlan) -> PlanEntry:
         version=spec.version,
         device_segments=spec.device_segments,
         server_segments=spec.server_segments,
-        upload=_entries(spec.upload),
+        upload=tuple(map(_sent_entry, spec.upload)),
         download=_entries(spec.download),
         device_ms=float(named.plan.device_ms),
         server_ms=float(named.plan.server_ms),
@@ -170,6 +172,10 @@ def _plan_entry(spec: PlanSpec, named: NamedPlan) -> PlanEntry:
         upload_nbytes=named.plan.upload_nbytes,
         download_nbytes=named.plan.download_nbytes,
     )
+
+
+def _sent_entry(sent: SentSpec) -> SentEntry:
+    return SentEntry(sent.name, sent.dtype, sent.shape, sent.encoding, sent.nbytes)
 
 
 def _entries(tensors: Sequence[TensorSpec]) -> tuple[TensorEntry, ...]:

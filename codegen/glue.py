@@ -12,9 +12,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import partc.runtime
 from partc.codegen.source import identifiers, literal, prose, source
-from partc.graph import LayerGraph, Tensor
+from partc.graph import IMAGE, PLAIN, Encoding, LayerGraph, Tensor
 from partc.plan import Cut, NamedPlan, PlanTable, Side
-from partc.runtime.spec import ArtifactSpec, ModelSpec, PlanSpec, TensorSpec
+from partc.runtime.encodings import library_of
+from partc.runtime.spec import ArtifactSpec, ModelSpec, PlanSpec, SentSpec, TensorSpec
 from partc.runtime.tensors import describe
 
 PROGRAMS = {Side.DEVICE: "client", Side.SERVER: "server"}
@@ -23,6 +24,8 @@ PROGRAMS = {Side.DEVICE: "client", Side.SERVER: "server"}
 # What the generated class uses where its inputs' names are parameters, and its outputs' fields.
 _NO_PARAMETERS = frozenset(("self", "plan", "outputs", "Outputs"))
 _NO_FIELDS = frozenset(("count", "index", "np", "NDArray"))
+
+_LEAST_VERSIONS = {"lz4": "4.3", "pillow": "11", "zstandard": "0.22"}
 
 
 def model_spec(
@@ -52,6 +55,9 @@ def model_spec(
             for version, plan in enumerate(table.plans)
         ),
         default_plan=default_plan,
+        image_inputs=tuple(
+            tensor.name for tensor in graph.inputs if graph.encodings_of(tensor)[0].name == IMAGE
+        ),
     )
 
 
@@ -78,6 +84,8 @@ def glue_texts(model: ModelSpec, artifact: ArtifactSpec, side: Side) -> dict[str
         "artifact": artifact,
         "inputs": list(_named(model.inputs, _NO_PARAMETERS)),
         "outputs": list(_named(model.outputs, _NO_FIELDS)),
+        "sends": any(plan.upload for plan in model.plans),
+        "requirements": [f"{name}>={_LEAST_VERSIONS[name]}" for name in _libraries(model, side)],
         "partc_version": metadata.version("partc"),
         "tvm_version": metadata.version("apache-tvm"),
         "tvm_ffi_version": metadata.version("apache-tvm-ffi"),
@@ -87,6 +95,14 @@ def glue_texts(model: ModelSpec, artifact: ArtifactSpec, side: Side) -> dict[str
         names.append("Dockerfile")
     environment = _environment()
     return {name: environment.get_template(f"{name}.jinja").render(facts) for name in names}
+
+
+def _libraries(model: ModelSpec, side: Side) -> list[str]:
+    """What encoding or decoding needs on a side besides NumPy; the device also checks images."""
+    used = {sent.encoding for plan in model.plans for sent in plan.upload}
+    if side is Side.DEVICE and model.image_inputs:
+        used.add(IMAGE)
+    return sorted({library for encoding in used if (library := library_of(encoding))})
 
 
 def copy_runtime(directory: Path) -> None:
@@ -108,11 +124,17 @@ def _plan_spec(named: NamedPlan, version: int, eligible: bool) -> PlanSpec:
         version=version,
         device_segments=named.device_segments,
         server_segments=named.server_segments,
-        upload=_tensor_specs(named.plan.upload),
+        upload=tuple(map(_sent_spec, named.plan.upload, named.plan.encodings)),
         download=_tensor_specs(named.plan.download),
         device_ms=float(named.plan.device_ms),
         server_ms=float(named.plan.server_ms),
         eligible=eligible,
+    )
+
+
+def _sent_spec(tensor: Tensor, encoding: Encoding) -> SentSpec:
+    return SentSpec(
+        tensor.name, tensor.type.dtype, tensor.type.shape, encoding.name, encoding.nbytes
     )
 
 
@@ -135,6 +157,7 @@ def _environment() -> Environment:
         "described": _described,
         "literal": literal,
         "names": _names,
+        "sent": _sent,
         "prose": prose,
         "source": source,
     }
@@ -148,6 +171,14 @@ def _described(identifier: str, tensor: TensorSpec) -> str:
     if identifier == tensor.name:
         return f"{described}."
     return f"{described}, in the model '{prose(tensor.name)}'."
+
+
+def _sent(tensors: Sequence[SentSpec]) -> str:
+    """Tensors with how they are sent, if that is not as they are."""
+    return ", ".join(
+        prose(spec.name) + (f" ({spec.encoding})" if spec.encoding != PLAIN else "")
+        for spec in tensors
+    )
 
 
 def _names(tensors: Sequence[TensorSpec]) -> str:

@@ -64,11 +64,18 @@ def build_half(
 
 
 def _runs(graph: LayerGraph, table: PlanTable, side: Side) -> list[Run]:
-    """What each plan runs on a side, and what others then want of it."""
-    if side is Side.SERVER:
-        return [Run(each.server_segments, _names(each.plan.download)) for each in table.plans]
+    """What plans run on a side, and what others then want of it; nothing twice.
+
+    Plans that differ in how they send tensors run the same.
+    """
     outputs = _names(graph.outputs)
-    return [Run(each.device_segments, _names(each.plan.upload) | outputs) for each in table.plans]
+    runs = (
+        Run(each.server_segments, _names(each.plan.download))
+        if side is Side.SERVER
+        else Run(each.device_segments, _names(each.plan.upload) | outputs)
+        for each in table.plans
+    )
+    return list(dict.fromkeys(runs))
 
 
 def _names(tensors: Iterable[Tensor]) -> frozenset[str]:

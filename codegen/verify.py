@@ -10,9 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partc.errors import CompilerError, VerificationError
+from partc.frontends.source import SourceModel
+from partc.graph import PLAIN, TensorType
+from partc.runtime.encodings import decode_all, encode_all, is_lossless
 from partc.runtime.errors import HalfError
 from partc.runtime.executor import Executor, Request
-from partc.runtime.spec import ModelSpec, PlanSpec, TensorSpec
+from partc.runtime.spec import ModelSpec, PlanSpec
 from partc.runtime.tensors import describe
 
 Array = NDArray[np.generic]
@@ -31,10 +34,18 @@ _RANDOM_SAMPLES = 2
 
 @dataclass(frozen=True)
 class Sample:
-    """Inputs to compare on, and where they came from."""
+    """Inputs to compare on, and where they came from.
+
+    Args:
+        origin: Where from, in words.
+        inputs: Arrays by name.
+        calibration: Whether they are like what the model will get, as far as is known: what
+            encodings do to the outputs is measured on such.
+    """
 
     origin: str
     inputs: Mapping[str, Array]
+    calibration: bool = False
 
 
 def verify(
@@ -43,11 +54,23 @@ def verify(
     server: Executor,
     reference: Reference,
     samples: Sequence[Sample],
+    max_error: float = 0.0,
 ) -> None:
     """Run every plan, split as it will be, and compare with the source model.
 
-    A plan of sequences runs twice: in those, and segment by segment, as a request goes on that came
-    without its server's answer.
+    First, all tensors are sent as they are. A plan of sequences runs twice so: in those, and
+    segment by segment, as a request goes on that came without its server's answer. Then tensors are
+    sent as the plan sends them. What that loses may make outputs deviate, but by no more than what
+    was asked for, on the samples that are for calibration.
+
+    Args:
+        model: The signature and the plans.
+        device: Holds the device's segments.
+        server: Holds the server's segments.
+        reference: The source model.
+        samples: What to run on.
+        max_error: By how much floating-point outputs may deviate for how tensors are sent, relative
+            to the largest value in each.
 
     Raises:
         VerificationError: Names the first plan and output that differ, and by how much.
@@ -55,36 +78,81 @@ def verify(
     """
     for sample in samples:
         expected = reference(sample.inputs)
-        for plan in model.plans:
-            for one_by_one in (False, True) if _has_sequences(plan) else (False,):
-                try:
-                    outputs = run_split(model, plan, device, server, sample.inputs, one_by_one)
-                except HalfError as error:
-                    raise CompilerError(
-                        f"verify: plan {plan.name!r} does not run: {error}"
-                    ) from error
-                _compare(model, plan, outputs, expected, sample)
+        for trial in _trials(model, sample):
+            try:
+                outputs = run_split(
+                    model,
+                    trial.plan,
+                    device,
+                    server,
+                    sample.inputs,
+                    trial.one_by_one,
+                    trial.encoded,
+                )
+            except HalfError as error:
+                raise CompilerError(
+                    f"verify: plan {trial.plan.name!r} does not run: {error}"
+                ) from error
+            _compare(model, trial, outputs, expected, sample, max_error)
 
 
-def _has_sequences(plan: PlanSpec) -> bool:
-    return max(len(plan.device_segments), len(plan.server_segments)) > 1
+@dataclass(frozen=True)
+class _Trial:
+    """One way to run a plan."""
+
+    plan: PlanSpec
+    one_by_one: bool = False
+    encoded: bool = False
+
+    @property
+    def lossy(self) -> bool:
+        return self.encoded and not all(is_lossless(sent.encoding) for sent in self.plan.upload)
+
+
+def _trials(model: ModelSpec, sample: Sample) -> Iterator[_Trial]:
+    """How to run the plans on a sample; those of the same segments compute the same."""
+    computed: set[tuple[tuple[str, ...], ...]] = set()
+    for plan in model.plans:
+        segments = plan.device_segments, plan.server_segments
+        if segments not in computed:
+            computed.add(segments)
+            yield _Trial(plan)
+            if max(map(len, segments)) > 1:
+                yield _Trial(plan, one_by_one=True)
+        trial = _Trial(plan, encoded=True)
+        is_encoded = any(sent.encoding != PLAIN for sent in plan.upload)
+        if is_encoded and (sample.calibration or not trial.lossy):
+            yield trial
 
 
 def _compare(
     model: ModelSpec,
-    plan: PlanSpec,
+    trial: _Trial,
     outputs: Mapping[str, Array],
     expected: Mapping[str, Array],
     sample: Sample,
+    max_error: float,
 ) -> None:
+    allowed = max_error if trial.lossy else 0.0
     for spec in model.outputs:
-        problem = _difference(outputs[spec.name], expected[spec.name])
-        if problem:
+        problem = _difference(outputs[spec.name], expected[spec.name], allowed)
+        if not problem:
+            continue
+        found = f"output {spec.name!r} of plan {trial.plan.name!r} {problem} on {sample.origin}"
+        if trial.lossy:
             raise VerificationError(
-                f"the compiled model differs from its source: output {spec.name!r} of "
-                f"plan {plan.name!r} {problem} on {sample.origin}; nothing was written. "
-                "An importer or a kernel of partc is wrong"
+                f"--max-error {max_error:g} is not kept: {found}, when the device sends "
+                f"{_describe_encodings(trial.plan)}; nothing was written. Give a smaller "
+                "--max-error, or --calibration inputs that are more like those of the model"
             )
+        raise VerificationError(
+            f"the compiled model differs from its source: {found}; nothing was written. "
+            "An importer or a kernel of partc is wrong"
+        )
+
+
+def _describe_encodings(plan: PlanSpec) -> str:
+    return ", ".join(f"{sent.name!r} as {sent.encoding}" for sent in plan.upload)
 
 
 def run_split(
@@ -94,11 +162,15 @@ def run_split(
     server: Executor,
     inputs: Mapping[str, Array],
     one_by_one: bool = False,
+    encoded: bool = False,
 ) -> dict[str, Array]:
     """Run a plan with only its own tensors passing between the halves."""
     near = device.request(inputs)
     _run(near, plan.device_segments, one_by_one)
-    far = server.request({spec.name: near.array(spec.name) for spec in plan.upload})
+    sent = {spec.name: near.array(spec.name) for spec in plan.upload}
+    far = server.request(
+        decode_all(plan.upload, encode_all(plan.upload, sent)) if encoded else sent
+    )
     _run(far, plan.server_segments, one_by_one)
     received = {spec.name for spec in plan.download}
     return {
@@ -112,38 +184,46 @@ def _run(request: Request, segments: tuple[str, ...], one_by_one: bool) -> None:
         request.run(part)
 
 
-def make_samples(model: ModelSpec, examples: Mapping[str, Array] | None) -> Iterator[Sample]:
-    """The user's own inputs, if any, and random ones, the same every time."""
+def make_samples(source: SourceModel) -> Iterator[Sample]:
+    """The user's own inputs, if any, and random ones, the same every time.
+
+    Those for calibration are what the user gave for it, else the examples, else the random ones.
+    """
+    examples, calibration = source.examples, source.calibration
+    for number, inputs in enumerate(calibration, 1):
+        yield Sample(f"calibration inputs {number}", inputs, calibration=True)
     if examples is not None:
-        yield Sample("the example inputs", examples)
+        yield Sample("the example inputs", examples, calibration=not calibration)
+    known = examples or (calibration[0] if calibration else {})
     for seed in range(_RANDOM_SAMPLES):
         random = np.random.default_rng(seed)
         yield Sample(
             f"random inputs of seed {seed}",
             {
-                spec.name: _random_array(random, spec, (examples or {}).get(spec.name))
-                for spec in model.inputs
+                tensor.name: _random_array(random, tensor.type, known.get(tensor.name))
+                for tensor in source.inputs
             },
+            calibration=not known,
         )
 
 
-def _random_array(random: np.random.Generator, spec: TensorSpec, example: Array | None) -> Array:
+def _random_array(random: np.random.Generator, type_: TensorType, example: Array | None) -> Array:
     """Normal numbers, or integers in the example's range: an index may not leave its table.
 
     Where that is a single number, or there is no example, it is 0 and 1, too, which are valid as an
-    index, a mask or a token.
+    index, a mask or a token; only what can be an image is one.
     """
-    dtype = np.dtype(spec.dtype)
+    dtype = np.dtype(type_.dtype)
     if np.issubdtype(dtype, np.floating):
-        return np.asarray(random.standard_normal(spec.shape)).astype(dtype)
-    low, high = 0, 1
+        return np.asarray(random.standard_normal(type_.shape)).astype(dtype)
+    low, high = 0, 255 if dtype == np.uint8 and len(type_.shape) > 2 else 1
     if example is not None and example.size:
         least, most = int(np.min(example)), int(np.max(example))
         low, high = (least, most) if least < most else (min(0, least), max(1, most))
-    return np.asarray(random.integers(low, high, spec.shape, dtype, endpoint=True))
+    return np.asarray(random.integers(low, high, type_.shape, dtype, endpoint=True))
 
 
-def _difference(found: Array, expected: Array) -> str | None:
+def _difference(found: Array, expected: Array, max_error: float) -> str | None:
     """What is wrong with an output, or None."""
     if found.shape != expected.shape or found.dtype != expected.dtype:
         types = (describe(array.dtype, array.shape) for array in (found, expected))
@@ -151,9 +231,8 @@ def _difference(found: Array, expected: Array) -> str | None:
     if not np.issubdtype(expected.dtype, np.floating):
         wrong = int(np.count_nonzero(found != expected))
         return f"differs in {wrong} of {expected.size} elements" if wrong else None
-    return _deviation(
-        found.astype(np.float64), expected.astype(np.float64), _tolerance(expected.dtype)
-    )
+    tolerance = max(_tolerance(expected.dtype), max_error)
+    return _deviation(found.astype(np.float64), expected.astype(np.float64), tolerance)
 
 
 def _tolerance(dtype: np.dtype[Any]) -> float:

@@ -12,7 +12,7 @@ from partc.errors import BundleError
 from partc.goal import Constraints
 from partc.plan import Interval, Objective
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MANIFEST_NAME = "manifest.json"
 
 _PROGRAMS = frozenset(("device/client.py", "server/server.py"))
@@ -28,6 +28,13 @@ class TensorEntry(_Part, frozen=True, kw_only=False):
     name: str
     dtype: str
     shape: tuple[int, ...]
+
+
+class SentEntry(TensorEntry, frozen=True, kw_only=False):
+    """A tensor that the device sends, in which encoding, and how many bytes that is on average."""
+
+    encoding: str
+    nbytes: int
 
 
 class LinkEntry(_Part, frozen=True):
@@ -60,7 +67,7 @@ class PlanEntry(_Part, frozen=True):
     version: int
     device_segments: tuple[str, ...]
     server_segments: tuple[str, ...]
-    upload: tuple[TensorEntry, ...]
+    upload: tuple[SentEntry, ...]
     download: tuple[TensorEntry, ...]
     device_ms: float
     server_ms: float
@@ -80,6 +87,8 @@ class _Header(msgspec.Struct, frozen=True):
 class Manifest(_Part, frozen=True):
     """Everything that a bundle says about itself.
 
+    ``image_inputs`` names the inputs that come as JPEG or PNG files.
+
     ``files`` holds the SHA-256 of every file but the manifest, by its path in the bundle. It tells
     a damaged bundle from a whole one; against somebody who can write a manifest it is no help.
 
@@ -93,6 +102,7 @@ class Manifest(_Part, frozen=True):
     model: str
     inputs: tuple[TensorEntry, ...]
     outputs: tuple[TensorEntry, ...]
+    image_inputs: tuple[str, ...]
     target: str
     server: str
     objective: Objective

@@ -1,6 +1,7 @@
 """What a bundle ships: runs a half's segments and speaks to the other half.
 
-Imports numpy, grpcio and tvm_ffi only, and none of partc's other packages.
+Imports numpy, grpcio and tvm_ffi only, none of partc's other packages, and what encodes tensors on
+their way once a plan needs it.
 """
 
 import os

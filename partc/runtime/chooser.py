@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -68,13 +68,16 @@ def _coefficients(plan: PlanSpec) -> tuple[float, ...]:
     """What a plan's latency in ms is a sum of, in the order of the conditions."""
     return (
         plan.device_ms,
-        _kilobits(plan.upload),
+        _kilobits(sent.nbytes for sent in plan.upload),
         plan.server_ms,
-        _kilobits(plan.download),
+        _kilobits(map(_plain_nbytes, plan.download)),
         float(bool(plan.server_segments)),
     )
 
 
-def _kilobits(tensors: Sequence[TensorSpec]) -> float:
-    nbytes = sum(math.prod(spec.shape) * np.dtype(spec.dtype).itemsize for spec in tensors)
-    return nbytes * 8 / 1e3
+def _plain_nbytes(spec: TensorSpec) -> int:
+    return math.prod(spec.shape) * np.dtype(spec.dtype).itemsize
+
+
+def _kilobits(nbytes: Iterable[int]) -> float:
+    return sum(nbytes) * 8 / 1e3

@@ -11,13 +11,14 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import grpc
 import numpy as np
 
 from . import oip
 from .chooser import Chooser
+from .encodings import IMAGE, ImageFile, Value, all_wire_specs, encode_all
 from .errors import HalfError, InputError, ProtocolError, ServerError
 from .executor import Executor, Request
 from .protobuf import decode, encode
@@ -26,6 +27,7 @@ from .tensors import Array, check_arrays, describe, pack, unpack
 
 _Reply = TypeVar("_Reply")
 _SILENCE_S = 1.0
+_ARRAY_PREFIX = b"\x93NUMPY"
 _CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
@@ -37,8 +39,9 @@ class Timing:
     """Where a request's time went.
 
     Args:
-        device_ms: Running the device's segments and fetching what they made.
-        server_ms: On the server, waiting for other requests included, as the server says.
+        device_ms: Running the device's segments, fetching what they made, and encoding it.
+        server_ms: On the server, decoding and waiting for other requests included, as the server
+            says.
         transfer_ms: The rest of the time until the answer was there: the link, both ways.
     """
 
@@ -90,12 +93,13 @@ class Client:
             self._server = None
 
     def infer(
-        self, inputs: Mapping[str, Array], plan: str | None = None, timeout_s: float = 60.0
+        self, inputs: Mapping[str, Array | bytes], plan: str | None = None, timeout_s: float = 60.0
     ) -> dict[str, Array]:
         """Run the model.
 
         Args:
-            inputs: Arrays of the model's dtypes and shapes, by name.
+            inputs: Arrays of the model's dtypes and shapes, by name; for an image input, the bytes
+                of a JPEG or PNG file will do.
             plan: Name of a plan; None means the model's default plan.
             timeout_s: How long the server may take to answer.
 
@@ -110,11 +114,12 @@ class Client:
         """
         chosen = self._find_plan(plan)
         server = self._find_server(chosen)
-        request = self._executor.request(check_arrays(self._model.inputs, inputs))
+        values = self._check_inputs(inputs)
+        request = self._executor.request(values)
         started = time.perf_counter()
         request.run(chosen.device_segments)
-        sent = {spec.name: request.array(spec.name) for spec in chosen.upload}
-        outputs = self._local_outputs(request, chosen, inputs)
+        sent = _encode(chosen, request, values)
+        outputs = self._local_outputs(request, chosen, values)
         device_ms = (time.perf_counter() - started) * 1e3
         server_ms, transfer_ms = 0.0, 0.0
         if server is not None:
@@ -130,6 +135,17 @@ class Client:
             raise InputError(f"unknown plan {name!r}; known are {', '.join(self._plans)}")
         return plan
 
+    def _check_inputs(self, inputs: Mapping[str, Array | bytes]) -> dict[str, Value]:
+        files = {
+            spec.name: ImageFile(spec, np.frombuffer(value, np.uint8))
+            for spec in self._model.inputs
+            if spec.name in self._model.image_inputs
+            and isinstance(value := inputs.get(spec.name), bytes)
+        }
+        specs = [spec for spec in self._model.inputs if spec.name not in files]
+        arrays = {name: value for name, value in inputs.items() if name not in files}
+        return {**check_arrays(specs, arrays), **files}
+
     def _find_server(self, plan: PlanSpec) -> Connection | None:
         """The server, if the plan needs it."""
         if not plan.server_segments:
@@ -141,7 +157,7 @@ class Client:
         return self._server
 
     def _local_outputs(
-        self, request: Request, plan: PlanSpec, inputs: Mapping[str, Array]
+        self, request: Request, plan: PlanSpec, inputs: Mapping[str, Value]
     ) -> dict[str, Array]:
         """The outputs that the server does not make."""
         remote = {spec.name for spec in plan.download}
@@ -150,6 +166,15 @@ class Client:
             name: request.array(name).copy() if name in inputs else request.array(name)
             for name in names
         }
+
+
+def _encode(plan: PlanSpec, request: Request, given: Mapping[str, Value]) -> dict[str, Array]:
+    """What the server is sent, by name; an image file is not decoded to be sent as one."""
+    values: dict[str, Value] = {
+        sent.name: given[sent.name] if sent.encoding == IMAGE else request.array(sent.name)
+        for sent in plan.upload
+    }
+    return encode_all(plan.upload, values)
 
 
 class Connection:
@@ -206,9 +231,15 @@ class Connection:
             )
 
     def infer(
-        self, model_name: str, plan: PlanSpec, arrays: Mapping[str, Array], timeout_s: float
+        self, model_name: str, plan: PlanSpec, encoded: Mapping[str, Array], timeout_s: float
     ) -> tuple[dict[str, Array], float]:
         """Let the server do its part of a plan.
+
+        Args:
+            model_name: The model's.
+            plan: Which of its plans.
+            encoded: What the plan sends, as it sends it, by name.
+            timeout_s: How long the server may take to answer.
 
         Returns:
             What it made, by name, and how many milliseconds it took to.
@@ -216,7 +247,7 @@ class Connection:
         Raises:
             ServerError: The server did not answer, or not as it should.
         """
-        tensors, raw = pack(plan.upload, arrays)
+        tensors, raw = pack(all_wire_specs(plan.upload), encoded)
         request = oip.ModelInferRequest(
             model_name=model_name,
             model_version=str(plan.version),
@@ -258,7 +289,7 @@ def _server_ms(reply: oip.ModelInferResponse) -> float:
 def main(
     model: ModelSpec, artifact: ArtifactSpec, directory: Path, argv: Sequence[str] | None = None
 ) -> int:
-    """The program of the device half: run the model once on arrays from files.
+    """The program of the device half: run the model once on arrays or images from files.
 
     Args:
         model: The signature and the plans.
@@ -316,7 +347,7 @@ def _parse(
         metavar="NAME=FILE",
         action="append",
         default=[],
-        help=f"a .npy file for each of {_listed(spec.name for spec in model.inputs)}",
+        help=_input_help(model),
     )
     parser.add_argument(
         "--output", metavar="DIR", type=Path, help="write every output as NAME.npy there"
@@ -330,30 +361,51 @@ def _parse(
     return parser.parse_args(argv)
 
 
+def _input_help(model: ModelSpec) -> str:
+    text = f"a .npy file for each of {_listed(spec.name for spec in model.inputs)}"
+    images = _listed(model.image_inputs)
+    return f"{text}; a JPEG or PNG file will do for {images}" if images else text
+
+
 def _listed(names: Iterable[str]) -> str:
     """Names for argparse's help, in which a percent sign starts a reference."""
     return ", ".join(names).replace("%", "%%")
 
 
-def _load_inputs(model: ModelSpec, arguments: Sequence[str]) -> dict[str, Array]:
-    inputs = [_load_input(argument) for argument in arguments]
+def _load_inputs(model: ModelSpec, arguments: Sequence[str]) -> dict[str, Array | bytes]:
+    inputs = [_load_input(argument, model.image_inputs) for argument in arguments]
     given, expected = [name for name, _ in inputs], [spec.name for spec in model.inputs]
     if sorted(given) != sorted(expected):
-        options = " ".join(f"--input {shlex.quote(f'{name}={name}.npy')}" for name in expected)
+        options = " ".join(
+            f"--input {shlex.quote(f'{name}={name}{_ending(model, name)}')}" for name in expected
+        )
         found = ", ".join(map(repr, given)) or "none"
         raise InputError(f"give every input once, for example {options}, not {found}")
     return dict(inputs)
 
 
-def _load_input(argument: str) -> tuple[str, Array]:
+def _ending(model: ModelSpec, name: str) -> str:
+    return ".jpg" if name in model.image_inputs else ".npy"
+
+
+def _load_input(argument: str, image_inputs: Sequence[str]) -> tuple[str, Array | bytes]:
     name, separator, path = argument.partition("=")
     if not separator:
         raise InputError(f"an input is NAME=FILE, for example image=image.npy: {argument}")
     try:
         with Path(path).open("rb") as file:
+            if name in image_inputs and not _is_array(file):
+                return name, file.read()
             return name, np.lib.format.read_array(file, allow_pickle=False)
     except (OSError, ValueError, MemoryError) as error:
         raise InputError(f"input {name!r} cannot be read from {path}: {error}") from error
+
+
+def _is_array(file: BinaryIO) -> bool:
+    """Whether a file begins like a ``.npy`` file; it is at its beginning afterwards, too."""
+    prefix = file.read(len(_ARRAY_PREFIX))
+    file.seek(0)
+    return prefix == _ARRAY_PREFIX
 
 
 def _save_outputs(directory: Path, outputs: Mapping[str, Array]) -> None:

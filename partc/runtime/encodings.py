@@ -13,7 +13,8 @@ from __future__ import annotations
 import importlib
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 
 from .errors import ArtifactError, InputError
 from .spec import SentSpec, TensorSpec
-from .tensors import Array, describe
+from .tensors import BYTES, Array, describe
 
 _Floats: TypeAlias = "NDArray[np.floating[Any]]"
 
@@ -31,11 +32,12 @@ FLOAT16 = "float16"
 UINT8 = "uint8"
 IMAGE = "image"
 
-LIBRARIES: Mapping[str, str] = {"lz4": "lz4.block", "zstd": "zstandard", IMAGE: "PIL.Image"}
-"""What is imported for a compression, or for images, once something is encoded so."""
-
-BYTES = "bytes"
-"""The dtype of what is a string of bytes on the wire."""
+_LIBRARIES: Mapping[str, tuple[str, str]] = {
+    "lz4": ("lz4", "lz4.block"),
+    "zstd": ("zstandard", "zstandard"),
+    IMAGE: ("pillow", "PIL.Image"),
+}
+"""What a compression, or an image, needs: a distribution and the module of it."""
 
 _COMPRESSIONS = ("lz4", "zstd")
 _LOSSY_DTYPES = ("float32", "float64")
@@ -44,6 +46,38 @@ _LARGEST_FLOAT32 = float(np.finfo("float32").max)
 _LEAST_STEP = float(np.finfo("float32").tiny)  # the reciprocal of a smaller one may be infinite
 _STEPS = 255
 _EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # modes of Pillow
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An input that came as the file of an image.
+
+    Args:
+        spec: What the file becomes, decoded: uint8 [1, H, W, C] or [H, W, C], C being 1 or 3.
+        contents: The file's bytes, uint8 [nbytes].
+
+    Raises:
+        InputError: It is no JPEG or PNG file, or the image has another size.
+        ArtifactError: Pillow is not installed.
+    """
+
+    spec: TensorSpec
+    contents: Array
+
+    def __post_init__(self) -> None:
+        _open_image(self.spec, self.contents)
+
+    def decode(self) -> Array:
+        """The pixels.
+
+        Raises:
+            InputError: The file is damaged.
+        """
+        return decode(IMAGE, self.spec, (self.contents,))
+
+
+Value: TypeAlias = "Array | ImageFile"
+"""What a caller gives for an input."""
 
 
 def encodings_of(dtype: str) -> tuple[str, ...]:
@@ -59,9 +93,10 @@ def is_lossless(encoding: str) -> bool:
 
 
 def library_of(encoding: str) -> str | None:
-    """The module that an encoding needs besides NumPy."""
+    """The distribution that an encoding needs besides NumPy."""
     name, compression = _split(encoding)
-    return LIBRARIES.get(compression or name)
+    needed = _LIBRARIES.get(compression or name)
+    return None if needed is None else needed[0]
 
 
 def encode(encoding: str, array: Array) -> tuple[Array, ...]:
@@ -111,6 +146,42 @@ def decode(encoding: str, spec: TensorSpec, parts: Sequence[Array]) -> Array:
 def wire_specs(sent: SentSpec) -> tuple[TensorSpec, ...]:
     """The tensors of the protocol in which a tensor is sent."""
     return _wire_specs(sent.encoding, sent)
+
+
+def all_wire_specs(tensors: Sequence[SentSpec]) -> tuple[TensorSpec, ...]:
+    """The tensors of the protocol in which tensors are sent."""
+    return tuple(wire for sent in tensors for wire in wire_specs(sent))
+
+
+def encode_all(tensors: Sequence[SentSpec], values: Mapping[str, Value]) -> dict[str, Array]:
+    """What is sent for tensors, by the names of :func:`all_wire_specs`.
+
+    Args:
+        tensors: What to send, and how.
+        values: The tensors; those to be sent as images may be image files.
+
+    Raises:
+        ArtifactError: An encoding needs a library that is not installed.
+    """
+    parts: dict[str, Array] = {}
+    for sent in tensors:
+        value = values[sent.name]
+        made = (value.contents,) if isinstance(value, ImageFile) else encode(sent.encoding, value)
+        parts |= zip((wire.name for wire in wire_specs(sent)), made, strict=True)
+    return parts
+
+
+def decode_all(tensors: Sequence[SentSpec], parts: Mapping[str, Array]) -> dict[str, Array]:
+    """The tensors that were sent, by name.
+
+    Raises:
+        InputError: A part is not what its tensor's encoding makes of such a tensor.
+        ArtifactError: An encoding needs a library that is not installed.
+    """
+    return {
+        sent.name: decode(sent.encoding, sent, [parts[wire.name] for wire in wire_specs(sent)])
+        for sent in tensors
+    }
 
 
 def encoded_nbytes(parts: Sequence[Array]) -> int:
@@ -307,16 +378,27 @@ def _write_png(array: Array) -> Array:
 
 
 def _read_image(spec: TensorSpec, file: Array) -> Array:
-    library = _load(IMAGE)
-    try:
-        image = library.open(io.BytesIO(file.data), formats=("JPEG", "PNG"))
-        _check_image(spec, image.size, image.mode)
+    image = _open_image(spec, file)
+    with _broken_images(spec):
         pixels: Any = image.convert("L" if spec.shape[-1] == 1 else "RGB")
-    except InputError:
-        raise
+    return np.asarray(pixels).reshape(spec.shape)
+
+
+def _open_image(spec: TensorSpec, file: Array) -> Any:
+    """An image that is not decoded yet, but would fit."""
+    library = _load(IMAGE)
+    with _broken_images(spec):
+        image = library.open(io.BytesIO(file.data), formats=("JPEG", "PNG"))
+    _check_image(spec, image.size, image.mode)
+    return image
+
+
+@contextmanager
+def _broken_images(spec: TensorSpec) -> Generator[None]:
+    try:
+        yield
     except Exception as error:  # Pillow raises whatever its readers of files do
         raise InputError(f"input {spec.name!r} is no JPEG or PNG file: {error}") from error
-    return np.asarray(pixels).reshape(spec.shape)
 
 
 def _check_image(spec: TensorSpec, size: tuple[int, int], mode: str) -> None:
@@ -335,10 +417,10 @@ def _check_image(spec: TensorSpec, size: tuple[int, int], mode: str) -> None:
 
 def _load(name: str) -> Any:
     """The library of a compression, or that of images."""
-    module = LIBRARIES[name]
+    distribution, module = _LIBRARIES[name]
     try:
         return importlib.import_module(module)
     except ImportError as error:
         raise ArtifactError(
-            f"{module.partition('.')[0]} is not installed; install what requirements.txt lists"
+            f"{distribution} is not installed; install what requirements.txt lists"
         ) from error

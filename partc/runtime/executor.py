@@ -21,6 +21,7 @@ from zipfile import BadZipFile
 import numpy as np
 import tvm_ffi
 
+from .encodings import ImageFile, Value
 from .errors import ArtifactError, ExecutionError, InputError, IntegrityError
 from .spec import ArtifactSpec, SegmentSpec
 from .tensors import Array
@@ -72,8 +73,8 @@ class Executor:
         }
         self._thread = ThreadPoolExecutor(1, "segments", configure_workers, (threads,))
 
-    def request(self, inputs: Mapping[str, Array]) -> Request:
-        """Start a request from the arrays that a caller or the wire gave."""
+    def request(self, inputs: Mapping[str, Value]) -> Request:
+        """Start a request from what a caller or the wire gave."""
         return Request(self, inputs)
 
     def upload(self, name: str, array: Array) -> tvm_ffi.Tensor:
@@ -158,12 +159,19 @@ class Request:
 
     Args:
         executor: What runs the segments.
-        inputs: Arrays by tensor name; they are copied to the device when a segment reads them.
+        inputs: Arrays by tensor name; they are copied to the device when a segment reads them, and
+            images are decoded when somebody does.
     """
 
-    def __init__(self, executor: Executor, inputs: Mapping[str, Array]) -> None:
+    def __init__(self, executor: Executor, inputs: Mapping[str, Value]) -> None:
         self._executor = executor
-        self._arrays = dict(inputs)
+        self._arrays: dict[str, Array] = {}
+        self._files: dict[str, ImageFile] = {}
+        for name, value in inputs.items():
+            if isinstance(value, ImageFile):
+                self._files[name] = value
+            else:
+                self._arrays[name] = value
         self._tensors: dict[str, tvm_ffi.Tensor] = {}
 
     def run(self, segments: Iterable[str]) -> None:
@@ -171,7 +179,7 @@ class Request:
 
         Raises:
             ArtifactError: This half has no such segment.
-            InputError: A segment reads a tensor that the request does not hold.
+            InputError: A segment reads a tensor that the request does not hold, or a damaged image.
             ExecutionError: A segment failed.
         """
         calls = self._executor.find_calls(tuple(segments))
@@ -187,10 +195,12 @@ class Request:
         """A tensor's value; for an input, the array that was given.
 
         Raises:
-            InputError: The request does not hold the tensor.
+            InputError: The request does not hold the tensor, or it is a damaged image.
         """
         if name in self._arrays:
             return self._arrays[name]
+        if name in self._files:
+            return self._arrays.setdefault(name, self._files[name].decode())
         if name not in self._tensors:
             raise InputError(f"the request does not hold tensor {name!r}; run its segment first")
         return self._arrays.setdefault(name, self._executor.download(name, self._tensors[name]))
@@ -199,12 +209,12 @@ class Request:
         for name in segment.inputs:
             if name in made or name in self._tensors:
                 continue
-            if name not in self._arrays:
+            if name not in self._arrays and name not in self._files:
                 raise InputError(
                     f"segment {segment.name!r} reads tensor {name!r}, "
                     "which is no input and no earlier segment made"
                 )
-            self._tensors[name] = self._executor.upload(name, self._arrays[name])
+            self._tensors[name] = self._executor.upload(name, self.array(name))
 
 
 class _TensorCopies:

@@ -1,7 +1,8 @@
 """The server half: an Open Inference Protocol server over gRPC.
 
 A plan that needs the server is a *version* of the model: its inputs are the tensors at the plan's
-cut. Version 0 is the plan ``server-only``, so any standard client can use the whole model.
+cut, encoded as the plan sends them. Version 0 is the plan ``server-only``, so any standard client
+can use the whole model.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 import grpc
 
 from . import oip
+from .encodings import all_wire_specs, decode_all
 from .errors import HalfError, InputError, ProtocolError, ServerError
 from .executor import Executor
 from .protobuf import decode, encode
@@ -78,7 +80,7 @@ class InferenceService:
             name=self.model.name,
             versions=tuple(self.versions),
             platform=self.model.platform,
-            inputs=tensor_metadata(plan.upload),
+            inputs=tensor_metadata(all_wire_specs(plan.upload)),
             outputs=tensor_metadata(plan.download),
         )
 
@@ -86,8 +88,9 @@ class InferenceService:
         started = time.perf_counter()
         plan = self._find_plan(request.model_name, request.model_version)
         wanted = _requested(plan, request.outputs)
-        inputs = unpack(plan.upload, request.inputs, request.raw_input_contents)
-        run = self.executor.request(inputs)
+        wire = all_wire_specs(plan.upload)
+        parts = unpack(wire, request.inputs, request.raw_input_contents)
+        run = self.executor.request(decode_all(plan.upload, parts))
         run.run(plan.server_segments)
         tensors, raw = pack(wanted, {spec.name: run.array(spec.name) for spec in wanted})
         server_ms = (time.perf_counter() - started) * 1e3

@@ -78,7 +78,7 @@ class PlanSpec:
     version: int
     device_segments: tuple[str, ...]
     server_segments: tuple[str, ...]
-    upload: tuple[TensorSpec, ...]
+    upload: tuple[SentSpec, ...]
     download: tuple[TensorSpec, ...]
     device_ms: float = 0.0
     server_ms: float = 0.0
@@ -90,7 +90,8 @@ class ModelSpec:
     """The signature of a model and its plans; the same in both halves of a bundle.
 
     ``digest`` follows from the code and the weights of both halves, so that halves of different
-    bundles do not take each other for their own.
+    bundles do not take each other for their own. ``image_inputs`` names the inputs that come as
+    JPEG or PNG files.
     """
 
     name: str
@@ -99,6 +100,7 @@ class ModelSpec:
     outputs: tuple[TensorSpec, ...]
     plans: tuple[PlanSpec, ...]
     default_plan: str
+    image_inputs: tuple[str, ...] = ()
 
     @property
     def platform(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias, cast
 
@@ -16,6 +17,9 @@ from .spec import TensorSpec
 
 Array: TypeAlias = NDArray[np.generic]
 
+BYTES = "bytes"
+"""The dtype of what is one string of bytes on the wire."""
+
 _CONTENTS: Mapping[str, str] = {
     "BOOL": "bool_contents",
     "INT8": "int_contents",
@@ -28,7 +32,9 @@ _CONTENTS: Mapping[str, str] = {
     "UINT64": "uint64_contents",
     "FP32": "fp32_contents",
     "FP64": "fp64_contents",
+    "BYTES": "bytes_contents",
 }
+_LENGTH = struct.Struct("<I")  # before the contents of each string of bytes
 
 
 def describe(dtype: object, shape: Iterable[int]) -> str:
@@ -38,7 +44,12 @@ def describe(dtype: object, shape: Iterable[int]) -> str:
 
 def tensor_metadata(specs: Sequence[TensorSpec]) -> tuple[TensorMetadata, ...]:
     """The protocol's description of tensors."""
-    return tuple(TensorMetadata(spec.name, DATATYPES[spec.dtype], spec.shape) for spec in specs)
+    return tuple(TensorMetadata(spec.name, _datatype(spec), spec.shape) for spec in specs)
+
+
+def _datatype(spec: TensorSpec) -> str:
+    """The protocol's name of a tensor's dtype."""
+    return "BYTES" if spec.dtype == BYTES else DATATYPES[spec.dtype]
 
 
 def check_arrays(specs: Sequence[TensorSpec], arrays: Mapping[str, object]) -> dict[str, Array]:
@@ -66,18 +77,22 @@ def _check_array(spec: TensorSpec, value: object) -> Array:
 def pack(
     specs: Sequence[TensorSpec], arrays: Mapping[str, Array]
 ) -> tuple[tuple[InferTensor, ...], tuple[Buffer, ...]]:
-    """Headers and raw contents for the wire; contiguous arrays are not copied."""
+    """Headers and raw contents for the wire; contiguous arrays are not copied.
+
+    A string of bytes is an array of uint8.
+    """
     tensors = tuple(
-        InferTensor(name=spec.name, datatype=DATATYPES[spec.dtype], shape=spec.shape)
-        for spec in specs
+        InferTensor(name=spec.name, datatype=_datatype(spec), shape=spec.shape) for spec in specs
     )
-    return tensors, tuple(_raw_bytes(arrays[spec.name]) for spec in specs)
+    return tensors, tuple(_to_raw(spec, arrays[spec.name]) for spec in specs)
 
 
 def unpack(
     specs: Sequence[TensorSpec], tensors: Sequence[InferTensor], raw: Sequence[Buffer]
 ) -> dict[str, Array]:
     """Read-only arrays from the wire, in the order of their specifications, if all fit.
+
+    A string of bytes becomes an array of uint8.
 
     Raises:
         InputError: A name is missing, unknown or there twice, or a tensor has another datatype,
@@ -108,7 +123,7 @@ def _listing(names: Sequence[str]) -> str:
 
 
 def _check_header(spec: TensorSpec, tensor: InferTensor) -> None:
-    datatype = DATATYPES[spec.dtype]
+    datatype = _datatype(spec)
     if (tensor.datatype, tensor.shape) != (datatype, spec.shape):
         raise InputError(
             f"tensor {spec.name!r} is {describe(tensor.datatype, tensor.shape)}, "
@@ -116,19 +131,34 @@ def _check_header(spec: TensorSpec, tensor: InferTensor) -> None:
         )
 
 
-def _raw_bytes(array: Array) -> memoryview:
-    return np.asarray(array, order="C").reshape(-1).view(np.uint8).data
+def _to_raw(spec: TensorSpec, array: Array) -> Buffer:
+    contents = np.asarray(array, order="C").reshape(-1).view(np.uint8).data
+    if spec.dtype != BYTES:
+        return contents
+    return _LENGTH.pack(len(contents)) + contents
 
 
 def _from_raw(spec: TensorSpec, raw: Buffer) -> Array:
+    if spec.dtype == BYTES:
+        return _from_raw_string(spec, raw)
     expected = math.prod(spec.shape) * np.dtype(spec.dtype).itemsize
     if len(raw) != expected:
         raise InputError(f"tensor {spec.name!r} has {len(raw)} bytes, expected {expected}")
     return np.ndarray(spec.shape, spec.dtype, raw)
 
 
+def _from_raw_string(spec: TensorSpec, raw: Buffer) -> Array:
+    found = len(raw) - _LENGTH.size
+    if found < 0 or _LENGTH.unpack_from(raw)[0] != found:
+        raise InputError(
+            f"tensor {spec.name!r} must be {_LENGTH.size} bytes that say, little-endian, how many "
+            f"come after them, and these; it has {len(raw)} bytes in all"
+        )
+    return np.ndarray(found, np.uint8, raw, _LENGTH.size)
+
+
 def _from_contents(spec: TensorSpec, contents: InferTensorContents | None) -> Array:
-    datatype = DATATYPES[spec.dtype]
+    datatype = _datatype(spec)
     if datatype not in _CONTENTS:
         raise InputError(f"tensor {spec.name!r} is {datatype}, which only raw contents can hold")
     values = getattr(contents or InferTensorContents(), _CONTENTS[datatype])
@@ -138,6 +168,8 @@ def _from_contents(spec: TensorSpec, contents: InferTensorContents | None) -> Ar
             f"tensor {spec.name!r} has {len(values)} elements in {_CONTENTS[datatype]}, "
             f"expected {expected}"
         )
+    if spec.dtype == BYTES:
+        return np.frombuffer(values[0], np.uint8)
     try:
         return np.array(values, spec.dtype).reshape(spec.shape)
     except OverflowError as error:

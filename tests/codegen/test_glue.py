@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,7 +19,7 @@ from tiny import INPUT, run_reference, tiny_inputs
 import partc.runtime
 from partc.bundle import Bundle
 from partc.codegen.glue import glue_texts, model_spec, write_glue
-from partc.graph import Layer, LayerCost, LayerGraph, Tensor, TensorType
+from partc.graph import Encoding, Layer, LayerCost, LayerGraph, Tensor, TensorType
 from partc.passes.segment import build_plan_table
 from partc.plan import Cut, Side
 from partc.runtime.spec import (
@@ -26,6 +27,7 @@ from partc.runtime.spec import (
     ModelSpec,
     PlanSpec,
     SegmentSpec,
+    SentSpec,
     SequenceSpec,
     TensorSpec,
 )
@@ -37,11 +39,17 @@ SPACED = TensorSpec("a b", "uint8", (2, 2))
 PLAN = TensorSpec("plan", "float16", (1,))
 QUOTED = TensorSpec('it\'s "here"\\', "float64", (0, 3))
 ACCENTED = TensorSpec("größe", "int8", (7,))
+PHOTO = TensorSpec("photo", "uint8", (1, 9, 8, 3))
+
+
+def sent(spec: TensorSpec, encoding: str = "plain", nbytes: int = 100) -> SentSpec:
+    return SentSpec(spec.name, spec.dtype, spec.shape, encoding, nbytes)
+
 
 AWKWARD = ModelSpec(
     name="2nd model",
     digest="0123456789abcdef" * 4,
-    inputs=(IMAGE, FLAG, SPACED, PLAN, QUOTED, ACCENTED),
+    inputs=(IMAGE, FLAG, SPACED, PLAN, QUOTED, ACCENTED, PHOTO),
     outputs=(BOXES, FLAG, QUOTED, SPACED),
     plans=(
         PlanSpec(
@@ -49,13 +57,24 @@ AWKWARD = ModelSpec(
             0,
             (),
             ("segment_0", "segment_1"),
-            (IMAGE, FLAG, SPACED, PLAN, QUOTED, ACCENTED),
+            (
+                *map(sent, (IMAGE, FLAG, SPACED, PLAN, QUOTED, ACCENTED)),
+                sent(PHOTO, "image", 152_000),
+            ),
             (BOXES, QUOTED),
         ),
         PlanSpec("device-only", 1, ("segment_0", "segment_1"), (), (), ()),
-        PlanSpec("cut-1", 2, ("segment_0",), ("segment_1",), (ACCENTED, QUOTED), (BOXES,)),
+        PlanSpec(
+            "cut-1",
+            2,
+            ("segment_0",),
+            ("segment_1",),
+            (sent(ACCENTED), sent(QUOTED, "uint8+zstd", 7)),
+            (BOXES,),
+        ),
     ),
     default_plan="cut-1",
+    image_inputs=("photo",),
 )
 ARTIFACT = ArtifactSpec(
     library="model.so",
@@ -146,11 +165,19 @@ def test_the_client_speaks_in_the_tensors_own_names(monkeypatch: pytest.MonkeyPa
     names = execute(glue_texts(AWKWARD, ARTIFACT, Side.DEVICE)["client.py"])
     names.update(Client=FakeClient, Executor=lambda *_: None)
     outputs = names["Model"]()(
-        x_0=1, class_=2, a_b=3, plan_=4, it_s__here=5, gr__e=6, plan="server-only"
+        x_0=1, class_=2, a_b=3, plan_=4, it_s__here=5, gr__e=6, photo=7, plan="server-only"
     )
     assert calls == [
         (
-            {"x:0": 1, "class": 2, "a b": 3, "plan": 4, 'it\'s "here"\\': 5, "größe": 6},
+            {
+                "x:0": 1,
+                "class": 2,
+                "a b": 3,
+                "plan": 4,
+                'it\'s "here"\\': 5,
+                "größe": 6,
+                "photo": 7,
+            },
             "server-only",
         )
     ]
@@ -193,8 +220,8 @@ some_tensors = st.lists(tensors, min_size=1, max_size=3).map(tuple)
 def test_no_name_can_become_code(
     name: str, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], plan: str
 ) -> None:
-    plans = (PlanSpec(plan, 0, (), ("segment_0",), inputs, outputs),)
-    model = ModelSpec(name, "0" * 64, inputs, outputs, plans, plan)
+    plans = (PlanSpec(plan, 0, (), ("segment_0",), tuple(map(sent, inputs)), outputs),)
+    model = ModelSpec(name, "0" * 64, inputs, outputs, plans, plan, (inputs[0].name,))
     segments = (SegmentSpec("segment_0", tuple(t.name for t in inputs), (name,), (plan,)),)
     artifact = ArtifactSpec("model.so", "1", "params.npz", "2", segments, "cpu", 1)
     for side, program in PROGRAMS.items():
@@ -224,6 +251,41 @@ def test_only_a_gpu_needs_cuda() -> None:
     assert "cudart" in glue_texts(AWKWARD, ARTIFACT, Side.DEVICE)["requirements.txt"]
 
 
+def needed(model: ModelSpec, side: Side) -> set[str]:
+    lines = glue_texts(model, ARTIFACT, side)["requirements.txt"].splitlines()
+    names = {line.partition(">")[0] for line in lines if ">=" in line}
+    return names - {"grpcio", "numpy"}
+
+
+@pytest.mark.parametrize(
+    ("encoding", "names"),
+    [
+        ("plain", set()),
+        ("uint8", set()),
+        ("plain+lz4", {"lz4"}),
+        ("float16+zstd", {"zstandard"}),
+        ("image", {"pillow"}),
+    ],
+)
+def test_a_half_requires_what_its_plans_need(encoding: str, names: set[str]) -> None:
+    plan = replace(AWKWARD.plans[0], upload=(sent(PHOTO, encoding),))
+    model = replace(AWKWARD, plans=(plan, AWKWARD.plans[1]), image_inputs=())
+    assert [needed(model, side) for side in SIDES] == [names, names]
+
+
+def test_a_device_reads_images_whatever_it_sends() -> None:
+    model = replace(AWKWARD, plans=AWKWARD.plans[1:2])
+    assert [needed(model, side) for side in SIDES] == [{"pillow"}, set()]
+
+
+def test_a_half_that_sends_nothing_names_no_encoding() -> None:
+    alone = replace(AWKWARD, plans=AWKWARD.plans[1:2], default_plan="device-only")
+    for side, program in PROGRAMS.items():
+        text = glue_texts(alone, ARTIFACT, side)[program]
+        assert "SentSpec" not in text
+        assert execute(text)["MODEL"] == alone
+
+
 def test_a_half_holds_the_whole_runtime(tmp_path: Path) -> None:
     write_glue(AWKWARD, ARTIFACT, Side.SERVER, tmp_path)
     for module in Path(partc.runtime.__path__[0]).glob("*.py"):
@@ -243,9 +305,27 @@ def test_the_facts_follow_from_graph_and_plans() -> None:
     given, made = (TensorSpec(name, "float32", (2,)) for name in "xy")
     assert (spec.inputs, spec.outputs) == ((given,), (made,))
     segments = ("segment_0",)
-    assert spec.plans[0] == PlanSpec("server-only", 0, (), segments, (given,), (made,), 0.0, 3.0)
+    upload = (sent(given, "plain", 8),)
+    assert spec.plans[0] == PlanSpec("server-only", 0, (), segments, upload, (made,), 0.0, 3.0)
     assert spec.plans[1] == PlanSpec("device-only", 1, segments, (), (), (), 2.0, 0.0)
     assert model_spec(graph, table, "device-only", [ARTIFACT]).digest != spec.digest
+
+
+def test_the_facts_say_how_tensors_are_sent() -> None:
+    photo = Tensor("photo", TensorType("uint8", (1, 2, 2, 3)))
+    y = Tensor("y", TensorType("float32", (2,)))
+    layer = Layer("only", "toy", (photo,), (y,), cost=LayerCost(2, 3, 1))
+    file, small = Encoding("image", 900, 0.0, 2.0), Encoding("plain+lz4", 300, 5.0, 1.0)
+    graph = LayerGraph("toy", (photo,), (layer,), (y,), {"photo": (file, small)})
+    compressed = Cut(frozenset(["only"]), (("photo", "plain+lz4"),))
+    table = build_plan_table(graph, [compressed])
+    spec = model_spec(graph, table, "device-only", [])
+    assert spec.image_inputs == ("photo",)
+    assert {(plan.upload, plan.device_ms, plan.server_ms) for plan in spec.plans} == {
+        ((SentSpec("photo", "uint8", (1, 2, 2, 3), "image", 900),), 0.0, 5.0),
+        ((), 2.0, 0.0),
+        ((SentSpec("photo", "uint8", (1, 2, 2, 3), "plain+lz4", 300),), 5.0, 4.0),
+    }
 
 
 _DEPLOYED = """

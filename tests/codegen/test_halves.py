@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,16 @@ def test_a_half_has_the_segments_in_the_tables_order(
     assert first.inputs == ("x:0",)
     assert first.outputs == last.inputs
     assert last.outputs == ("class",)
+
+
+@pytest.mark.parametrize("side", list(Side))
+def test_plans_that_differ_in_encodings_share_everything(
+    build: Callable[..., ArtifactSpec], table: PlanTable, side: Side
+) -> None:
+    again = [replace(named, name=f"{named.name}+") for named in table.plans]
+    artifact = build(table, side)
+    assert build(PlanTable(table.segments, (*table.plans, *again)), side) == artifact
+    assert [each.segments for each in artifact.sequences] == [("segment_0", "segment_1")]
 
 
 @pytest.mark.parametrize(

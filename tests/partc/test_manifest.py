@@ -141,8 +141,8 @@ def test_other_json_is_refused(copy: Path, text: bytes) -> None:
 
 
 def test_another_version_is_named_even_if_it_has_other_fields(copy: Path) -> None:
-    change(copy, lambda document: document.update(schema_version=3, signature="…"))
-    with pytest.raises(BundleError, match="has manifest version 3, this partc reads 2; compile"):
+    change(copy, lambda document: document.update(schema_version=4, signature="…"))
+    with pytest.raises(BundleError, match="has manifest version 4, this partc reads 3; compile"):
         read_manifest(copy)
 
 

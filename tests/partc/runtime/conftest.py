@@ -25,7 +25,7 @@ from partc.runtime import client
 from partc.runtime.client import Client
 from partc.runtime.executor import Executor
 from partc.runtime.server import InferenceServer
-from partc.runtime.spec import ArtifactSpec, ModelSpec, PlanSpec, SegmentSpec, TensorSpec
+from partc.runtime.spec import ArtifactSpec, ModelSpec, PlanSpec, SegmentSpec, SentSpec, TensorSpec
 
 WEIGHT = np.array([1, 2, 3, 4], "float32")
 BIAS = np.array([0.5], "float32")
@@ -34,6 +34,10 @@ IMAGE = TensorSpec("image", "float32", (2, 4))
 OFFSET = TensorSpec("offset", "int64", (4,))
 HIDDEN = TensorSpec("hidden", "float32", (2, 4))
 SCORES = TensorSpec("scores", "float32", (2, 4))
+
+SENT_IMAGE = SentSpec("image", "float32", (2, 4), "plain", 32)
+SENT_OFFSET = SentSpec("offset", "int64", (4,), "plain", 32)
+SENT_HIDDEN = SentSpec("hidden", "float32", (2, 4), "plain", 32)
 
 SEGMENTS = (
     SegmentSpec("segment_0", ("image",), ("weight",), ("hidden",)),
@@ -46,9 +50,9 @@ MODEL = ModelSpec(
     inputs=(IMAGE, OFFSET),
     outputs=(SCORES, HIDDEN, IMAGE),
     plans=(
-        PlanSpec("server-only", 0, (), _NAMES, (IMAGE, OFFSET), (SCORES, HIDDEN)),
+        PlanSpec("server-only", 0, (), _NAMES, (SENT_IMAGE, SENT_OFFSET), (SCORES, HIDDEN)),
         PlanSpec("device-only", 1, _NAMES, (), (), ()),
-        PlanSpec("cut-1", 2, _NAMES[:1], _NAMES[1:], (OFFSET, HIDDEN), (SCORES,)),
+        PlanSpec("cut-1", 2, _NAMES[:1], _NAMES[1:], (SENT_OFFSET, SENT_HIDDEN), (SCORES,)),
     ),
     default_plan="cut-1",
 )

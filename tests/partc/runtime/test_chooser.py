@@ -13,11 +13,12 @@ from partc.passes.segment import build_plan_table
 from partc.plan import Conditions, Cut
 from partc.runtime.chooser import Chooser
 from partc.runtime.errors import InputError
-from partc.runtime.spec import PlanSpec, TensorSpec
+from partc.runtime.spec import PlanSpec, SentSpec, TensorSpec
 
 IMAGE = TensorSpec("image", "float32", (1, 250))  # a kilobyte
+SENT = SentSpec("image", "float32", (1, 250), "plain", 1000)
 PLANS = (
-    PlanSpec("server-only", 0, (), ("s",), (IMAGE,), (IMAGE,), 0.0, 1.0),
+    PlanSpec("server-only", 0, (), ("s",), (SENT,), (IMAGE,), 0.0, 1.0),
     PlanSpec("device-only", 1, ("s",), (), (), (), 20.0, 0.0),
 )
 
@@ -53,6 +54,12 @@ def test_it_is_the_plan_that_takes_least(
 )
 def test_by_hand(given_: tuple[float, ...], expected: str) -> None:
     assert Chooser(PLANS).choose(*given_) == expected
+
+
+def test_what_is_sent_in_fewer_bytes_arrives_sooner() -> None:
+    narrow = replace(PLANS[0], upload=(replace(SENT, encoding="uint8+lz4", nbytes=200),))
+    assert Chooser((narrow, PLANS[1])).choose(0.1, 8.0, 0.0) == "server-only"  # 16 + 1 + 1 ms
+    assert Chooser((narrow, PLANS[1])).choose(0.08, 8.0, 0.0) == "device-only"  # 20 + 1 + 1 ms
 
 
 def test_what_is_not_eligible_is_not_chosen() -> None:

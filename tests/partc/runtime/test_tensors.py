@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -95,6 +96,35 @@ def test_says_what_does_not_fit(
 ) -> None:
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         unpack([X], tensors, raw)
+
+
+LABEL = TensorSpec("label", "bytes", (1,))
+LABEL_HEADER = InferTensor("label", "BYTES", (1,))
+
+
+@given(st.binary())
+def test_a_string_of_bytes_comes_back(contents: bytes) -> None:
+    array = np.frombuffer(contents, "uint8")
+    tensors, (raw,) = pack([LABEL], {"label": array})
+    assert tensors == (LABEL_HEADER,)
+    assert bytes(raw) == len(contents).to_bytes(4, "little") + contents
+    np.testing.assert_array_equal(unpack([LABEL], tensors, [raw])["label"], array, strict=True)
+    typed = replace(LABEL_HEADER, contents=InferTensorContents(bytes_contents=(contents,)))
+    np.testing.assert_array_equal(unpack([LABEL], [typed], [])["label"], array, strict=True)
+
+
+@pytest.mark.parametrize("raw", [b"", b"\0\0\0", b"\2\0\0\0a", b"\0\0\0\2ab", b"\1\0\0\0ab"])
+def test_a_string_of_bytes_says_its_length(raw: bytes) -> None:
+    message = rf"tensor 'label' must be 4 bytes that say.*; it has {len(raw)} bytes in all"
+    with pytest.raises(InputError, match=message):
+        unpack([LABEL], [LABEL_HEADER], [raw])
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_there_is_one_string_of_bytes(count: int) -> None:
+    typed = replace(LABEL_HEADER, contents=InferTensorContents(bytes_contents=(b"a",) * count))
+    with pytest.raises(InputError, match=f"has {count} elements in bytes_contents, expected 1"):
+        unpack([LABEL], [typed], [])
 
 
 def test_half_floats_need_raw_contents() -> None:
