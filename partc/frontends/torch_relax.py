@@ -67,8 +67,8 @@ def to_relax(program: ExportedProgram, inputs: Sequence[str]) -> tvm.IRModule:
     function, weights = importer.function(program, inputs)
     names = _name_values(function, importer.env, inputs)
     renamed: Any = _Rename(names).visit_expr(function)
-    constants = _constants(program)
-    bound = renamed.bind_params({var: constants[name] for name, var in weights.items()})
+    tensors = _held_tensors(program)
+    bound = renamed.bind_params({var: _constant(tensors[name]) for name, var in weights.items()})
     return tvm.IRModule({"main": bound})
 
 
@@ -80,28 +80,35 @@ def describe_node(node: fx.Node) -> str:
 
 
 class _Importer(ExportedProgramImporter):
-    """TVM's importer, with its errors in terms of the model."""
+    """TVM's importer, with its errors in terms of the model, and without what is constant.
+
+    What depends on no input, such as the wrapping of an index that is always the same, torch
+    computes now: else it would be a layer of its own, for every request.
+    """
 
     def function(
         self, program: ExportedProgram, inputs: Sequence[str]
     ) -> tuple[relax.Function, dict[str, tvm.ir.Var]]:
         """Translate the graph; also returns the parameters that stand for weights."""
         weights, arguments, _ = self.create_input_vars(program)
-        variables = {**arguments, **weights}
+        known = _known_values(program)
+        self.env.update(_constants_read(known))
         builder = self.block_builder = relax.BlockBuilder()
         parameters = [arguments[name] for name in inputs]
         with builder.function("main", [*parameters, *weights.values()]):
             with builder.dataflow():
-                outputs = self._translate(program.graph, variables)
+                outputs = self._translate(program.graph, {**arguments, **weights}, known)
                 result = builder.emit_output(relax.Tuple(outputs))
             builder.emit_func_output(result)
         return builder.get()["main"], weights
 
-    def _translate(self, graph: fx.Graph, variables: Mapping[str, tvm.ir.Var]) -> list[relax.Expr]:
+    def _translate(
+        self, graph: fx.Graph, variables: Mapping[str, tvm.ir.Var], known: Container[fx.Node]
+    ) -> list[relax.Expr]:
         for node in graph.nodes:
             if node.op == "placeholder":
                 self.env[node] = variables[node.name]
-            elif node.op == "call_function":
+            elif node.op == "call_function" and node not in known:
                 self.env[node] = self._convert(node)
         outputs = _argument(graph.output_node(), 0)
         return [self.env[output] for output in outputs if output is not None]
@@ -250,17 +257,63 @@ def _wrap(node: fx.Node, axis: int, index: fx.Node | None) -> fx.Node | None:
     return wrapped
 
 
-def _constants(program: ExportedProgram) -> dict[str, relax.Expr]:
-    """The weights by placeholder name."""
+def _held_tensors(program: ExportedProgram) -> dict[str, torch.Tensor]:
+    """The weights, buffers and constants by placeholder name."""
     by_target: dict[str, Any] = {**program.constants, **program.state_dict}
-    constants: dict[str, relax.Expr] = {}
-    for spec in program.graph_signature.input_specs:
-        if spec.target is not None:
-            # Whoever reads a constant's data expects it dense and in row-major order.
-            dense = by_target[spec.target].detach().cpu().to_dense().contiguous()
-            shared: Any = tvm.runtime.from_dlpack(dense)
-            constants[spec.arg.name] = relax.const(shared)
-    return constants
+    return {
+        spec.arg.name: by_target[spec.target]
+        for spec in program.graph_signature.input_specs
+        if spec.target is not None
+    }
+
+
+def _constant(tensor: torch.Tensor) -> relax.Expr:
+    # Whoever reads a constant's data expects it dense and in row-major order.
+    shared: Any = tvm.runtime.from_dlpack(tensor.detach().cpu().to_dense().contiguous())
+    return relax.const(shared)
+
+
+def _known_values(program: ExportedProgram) -> dict[fx.Node, torch.Tensor]:
+    """What the operators make that depend on no input; like calls make one tensor.
+
+    So what is computed from a weight that is tied is tied, too.
+    """
+    held = _held_tensors(program)
+    values = {node: held[node.name] for node in program.graph.nodes if node.name in held}
+    made: dict[fx.Node, torch.Tensor] = {}
+    by_call: dict[str, torch.Tensor] = {}
+    for node in program.graph.nodes:
+        if _makes_tensor(node) and all(each in values for each in node.all_input_nodes):
+            arguments = fx.map_arg((node.args, node.kwargs), lambda each: f"@{id(values[each])}")
+            call = f"{node.target} {arguments}"
+            if call not in by_call:
+                by_call[call] = _compute(node, values)
+            made[node] = values[node] = by_call[call]
+    return made
+
+
+def _constants_read(known: Mapping[fx.Node, torch.Tensor]) -> dict[fx.Node, relax.Expr]:
+    """Constants for the known values that others are computed from; one for each tensor."""
+    read = [node for node in known if any(user not in known for user in node.users)]
+    constants = {id(tensor): _constant(tensor) for tensor in map(known.__getitem__, read)}
+    return {node: constants[id(known[node])] for node in read}
+
+
+def _makes_tensor(node: fx.Node) -> bool:
+    return node.op == "call_function" and isinstance(node.meta.get("val"), torch.Tensor)
+
+
+def _compute(node: fx.Node, values: Mapping[fx.Node, torch.Tensor]) -> torch.Tensor:
+    args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
+    compute: Any = node.target
+    try:
+        with torch.no_grad():
+            return compute(*args, **kwargs)
+    except Exception as error:
+        raise ModelError(
+            f"torch cannot compute {describe_node(node)}, which depends on no input: "
+            f"{first_line(error)}"
+        ) from error
 
 
 @mutator
