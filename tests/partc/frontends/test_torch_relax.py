@@ -252,8 +252,8 @@ class TestWhatDependsOnNoInput:
         with pytest.raises(ModelError) as caught:
             import_torch(Function(lambda x: x + torch.zeros(0, 4)[torch.tensor([0, 0])]), ROW)
         assert str(caught.value) == (
-            "torch cannot compute aten.remainder.Scalar (node 'remainder_scalar'), which depends on "
-            "no input: ZeroDivisionError"
+            "torch cannot compute aten.remainder.Scalar (node 'remainder_scalar'), which depends "
+            "on no input: ZeroDivisionError"
         )
 
 
