@@ -18,7 +18,7 @@ check: $(INSTALLED)
 	$(BIN)/pyright
 
 bench-encodings: $(INSTALLED)
-	$(BIN)/python tests/benchmarks/encodings.py
+	$(BIN)/python tests/benchmarks/encoding_times.py
 
 # ARGS: --models, --threads, --seconds, --no-torch, --layers
 bench-kernels: $(INSTALLED)

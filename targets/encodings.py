@@ -41,8 +41,8 @@ def step_terms(read_nbytes: float, written_nbytes: float) -> tuple[float, float,
     return read_nbytes / 1e6, written_nbytes / 1e6, mixed / 1e6
 
 
-# Fitted by tests/benchmarks/encodings.py on one core of an AMD EPYC (Zen 5) at about 4.1 GHz, to
-# NumPy 2.4, lz4 4.4, zstandard 0.25 at level 1 and Pillow 13.
+# Measured on one core of an AMD EPYC (Zen 5) at about 4.1 GHz and fitted, by
+# tests/benchmarks/encoding_times.py; NumPy 2.4, lz4 4.4, zstandard 0.25 at level 1, Pillow 13.
 ENCODING: Mapping[str, StepTime] = {
     "float16": StepTime(0.00219, 0.544, 0.0),
     "uint8": StepTime(0.0282, 0.0, 0.562),
