@@ -32,6 +32,9 @@ _INFINITE = 2 ** (_TOTAL_BITS + 2)
 _FINER = 10
 """What the step of the weights is divided by after each search; the paper does not say."""
 
+_TIE = 1e-9
+"""How much less than another cut one may cost, relative to it, and be taken for equal."""
+
 _MOST_STEPS = 2**20
 """Of the server's weight: one of a million leaves nothing of a transfer to weigh against it."""
 
@@ -58,12 +61,12 @@ def light_load_cut(graph: LayerGraph, price: Price) -> Cut:
 def heavy_load_cut(graph: LayerGraph, price: Price) -> Cut:
     """What DADS chooses if requests queue, runnable or not.
 
-    Its DSH (algorithm 2), which wants the largest of the device's time, the upload's and the
-    server's to be small: of the minimum cuts for many weights of device and server, that of an
-    upload being one, the one of which that is true. The weights are the points of a grid, first
-    with steps of one, up to where they outweigh any transfer, then with finer ones around the
-    best point, until that is of no use. The largest time is at most three times the least
-    (theorem 1), but cuts that are the minimum for no weights at all are never found.
+    Its DSH (algorithm 2). The largest of the device's time, the upload's and the server's is to be
+    least, which is NP-hard. So minimum cuts are made with many weights of the device and of the
+    server, an upload weighing one, and the best of these cuts is taken. The weights are those of a
+    grid: at first with steps of one, up to all that a side takes over the shortest upload, then
+    finer around the best point until nothing is gained. What is found is at most three times the
+    least (theorem 1). A cut that is the minimum for no weights at all is never found.
 
     The grid may have millions of points, but few different minimum cuts. So these are found first,
     and then which of them are the minimum at a point. Where several are, the best one counts.
@@ -241,13 +244,13 @@ def _last_point(
         high: the last ones,
         step: and by what they grow.
     """
-    count = min(math.floor((high[1] - low[1]) / step + 1e-9), _MOST_STEPS)
+    count = min(math.floor((high[1] - low[1]) / step + _TIE), _MOST_STEPS)
     servers = low[1] + step * np.arange(count + 1)
     first = np.zeros(len(servers))
-    last = np.full(len(servers), math.floor((high[0] - low[0]) / step + 1e-9), float)
+    last = np.full(len(servers), math.floor((high[0] - low[0]) / step + _TIE), float)
     for device, upload, server in others.tolist():
         rest = upload + server * servers
-        rest += 1e-9 * (abs(upload) + abs(server) * servers + abs(device) * low[0])
+        rest += _TIE * (abs(upload) + abs(server) * servers + abs(device) * low[0])
         if device == 0:
             last[rest < 0] = -1
             continue
