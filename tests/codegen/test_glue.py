@@ -311,6 +311,17 @@ def test_the_facts_follow_from_graph_and_plans() -> None:
     assert model_spec(graph, table, "device-only", [ARTIFACT]).digest != spec.digest
 
 
+def test_halves_that_send_otherwise_are_no_pair() -> None:
+    x, y = (Tensor(name, TensorType("float32", (2,))) for name in "xy")
+    layer = Layer("only", "toy", (x,), (y,), cost=LayerCost(2, 3, 1))
+    ways = (Encoding("plain", 8), Encoding("float16", 4), Encoding("plain+lz4", 6))
+    graph = LayerGraph("toy", (x,), (layer,), (y,), {"x": ways})
+    cuts = [Cut(frozenset(["only"]), (("x", way.name),)) for way in ways[1:]]
+    tables = [build_plan_table(graph, some) for some in ([], cuts, cuts[:1], cuts[::-1])]
+    digests = {model_spec(graph, table, "device-only", [ARTIFACT]).digest for table in tables}
+    assert len(digests) == len(tables)
+
+
 def test_the_facts_say_how_tensors_are_sent() -> None:
     photo = Tensor("photo", TensorType("uint8", (1, 2, 2, 3)))
     y = Tensor("y", TensorType("float32", (2,)))

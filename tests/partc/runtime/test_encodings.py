@@ -276,7 +276,7 @@ def test_a_broken_image_is_an_image_or_refused(garbage: bytes, offset: int, form
 @pytest.mark.filterwarnings("ignore:Image size")
 @pytest.mark.parametrize(
     ("side", "message"),
-    [(10_000, "10000x10000 pixels, expected 6x8"), (65_000, r"\(4225000000 pixels\) exceeds")],
+    [(10_000, "10000x10000 pixels, expected 6x8"), (65_000, "no JPEG or PNG file")],
 )
 def test_an_image_is_measured_before_it_is_decoded(side: int, message: str) -> None:
     file = bytearray(image_file("L", "PNG"))
