@@ -28,6 +28,7 @@ from rich.table import Table
 from sklearn.datasets import load_sample_images
 
 from partc.compiler import compile_model
+from partc.frontends.load import Inputs
 from partc.goal import make_goal
 from partc.plan import Plan
 from partc.report.decision import Decision
@@ -70,7 +71,7 @@ def main() -> None:
     goal = make_goal(target="x86-64", server="x86-64-v3", link=LINKS)
     example = {"image": torch.from_numpy(photos["china"])}
     BUNDLE.parent.mkdir(exist_ok=True)
-    decisions = compile_model(model, goal, BUNDLE, examples=example, progress=console.print)
+    decisions = compile_model(model, goal, BUNDLE, Inputs(examples=example), console.print)
     with tempfile.TemporaryDirectory() as workspace, serve() as server:
         rows = []
         for decision in decisions:

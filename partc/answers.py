@@ -9,14 +9,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from partc.compiler import lower_model
+from partc.compiler import lower_model, prepare_model
 from partc.errors import PartcError
-from partc.frontends.load import Shapes
+from partc.frontends.load import Inputs
 from partc.goal import Goal
 from partc.graph import LayerGraph
 from partc.passes.annotate import entry_charges
 from partc.plan import Objective
-from partc.planner import Progress, decide, overlap, predict_costs, survey, switch, trade
+from partc.planner import Progress, decide, overlap, survey, switch, trade
 from partc.report.comparison import compare, comparison_json, print_comparison
 from partc.report.front import front_json, print_front
 from partc.report.json import decision_json
@@ -96,14 +96,13 @@ class Answer:
 
 
 def answer(
-    model: str, goal: Goal | TierGoal, question: Question, shapes: Shapes, progress: Progress
+    model: str, goal: Goal | TierGoal, question: Question, inputs: Inputs, progress: Progress
 ) -> Sequence[Answer]:
     """Answer a question for each link of a goal, or for all machines of a chain."""
-    graph = lower_model(model, shapes, None, progress)
     if isinstance(goal, TierGoal):
-        found = plan_tiers(graph, goal)
+        found = plan_tiers(lower_model(model, inputs, progress), goal)
         return [Answer(partial(tiers_json, found), partial(print_tiers, found))]
-    graph = predict_costs(graph, goal, progress)
+    _, graph = prepare_model(model, goal, inputs, progress)
     if goal.varies:
         return [_survey(graph, goal, link) for link in goal.links]
     if question.pareto:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from typing_extensions import Unpack
 from partc.bundle import Bundle, open_bundle
 from partc.compiler import Progress, compile_model, lower_model, plan_model
 from partc.errors import PartcError
-from partc.frontends.load import Shapes
+from partc.frontends.load import Inputs, Shapes
 from partc.goal import SERVER, GoalOptions, make_goal
 from partc.graph import LayerGraph
 from partc.report.decision import Decision
@@ -23,6 +24,8 @@ def compile(  # noqa: A001  the command's name
     server: str = SERVER,
     shapes: Shapes | None = None,
     examples: Any = None,
+    preprocess: Mapping[str, str] = {},
+    calibration: str | Path | None = None,
     output: str | Path = "out",
     progress: Progress = lambda _: None,
     **options: Unpack[GoalOptions],
@@ -37,6 +40,11 @@ def compile(  # noqa: A001  the command's name
         server: The server, likewise.
         shapes: Shapes of an ONNX model's inputs, by name.
         examples: Example inputs of a torch module: a tensor, a sequence, or a dict by name.
+        preprocess: Inputs that are to be images, uint8[N, H, W, C] as decoders give them, with how
+            the model normalises these: ``imagenet``, ``unit`` (0 to 1), ``signed`` (-1 to 1), or
+            means and standard deviations such as ``0.485,0.456,0.406/0.229,0.224,0.225``.
+        calibration: An ``.npz`` file of inputs like those that the model will get, an array for
+            each with the samples along a leading axis; for ``max_error``.
         output: The directory to write. A bundle that is there is replaced once all is well.
         progress: Called with a line of text as each step starts.
         options: What is wanted of the plan, as :class:`partc.goal.GoalOptions` lists it:
@@ -45,9 +53,9 @@ def compile(  # noqa: A001  the command's name
     Raises:
         PartcError: The model or an option cannot be worked with; nothing was written.
     """
-    compile_model(
-        model, make_goal(target, server, **options), Path(output), shapes, examples, progress
-    )
+    goal = make_goal(target, server, **options)
+    inputs = Inputs(shapes, examples, preprocess, calibration)
+    compile_model(model, goal, Path(output), inputs, progress)
     return open_bundle(output)
 
 
@@ -58,6 +66,8 @@ def plan(
     server: str = SERVER,
     shapes: Shapes | None = None,
     examples: Any = None,
+    preprocess: Mapping[str, str] = {},
+    calibration: str | Path | None = None,
     **options: Unpack[GoalOptions],
 ) -> Decision:
     """Decide what runs where, without compiling; arguments as for :func:`compile`.
@@ -68,13 +78,19 @@ def plan(
     goal = make_goal(target, server, **options)
     if len(goal.links) > 1:
         raise PartcError(f"a plan is for one link, but {len(goal.links)} were given")
-    return plan_model(model, goal, shapes, examples)[0]
+    return plan_model(model, goal, Inputs(shapes, examples, preprocess, calibration))[0]
 
 
-def lower(model: Any, *, shapes: Shapes | None = None, examples: Any = None) -> LayerGraph:
+def lower(
+    model: Any,
+    *,
+    shapes: Shapes | None = None,
+    examples: Any = None,
+    preprocess: Mapping[str, str] = {},
+) -> LayerGraph:
     """Import a model and group its operators into layers; arguments as for :func:`compile`.
 
     Raises:
         PartcError: The model cannot be compiled.
     """
-    return lower_model(model, shapes, examples)
+    return lower_model(model, Inputs(shapes, examples, preprocess))

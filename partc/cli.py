@@ -17,10 +17,13 @@ from rich.table import Table
 
 from partc.errors import BundleError, CompilerError, PartcError
 from partc.frontends.form import find_form
+from partc.graph import PLAIN
 from partc.options import (
     AsJson,
     BoardAddress,
+    CalibrationFile,
     Model,
+    PreprocessTexts,
     ServerName,
     ShapeTexts,
     by_name,
@@ -81,6 +84,8 @@ def compile_command(
     model: Model,
     goal: Any,
     shape: ShapeTexts = [],  # noqa: B006  typer copies it
+    preprocess: PreprocessTexts = [],  # noqa: B006
+    calibration: CalibrationFile = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="The directory of the bundle.")
     ] = Path("out"),
@@ -88,12 +93,13 @@ def compile_command(
     """Compile a model to a bundle: two artifacts and the glue between them."""
     from partc.report.terminal import print_decision, report_console
 
-    shapes = _shapes(shape)
+    said = _read_inputs(shape, preprocess, calibration)
     find_form(model)
     with show_steps() as progress:
         from partc.compiler import compile_model
+        from partc.frontends.load import Inputs
 
-        decisions = compile_model(model, goal, output, shapes, progress=progress)
+        decisions = compile_model(model, goal, output, Inputs(**said), progress)
     console = report_console(sys.stdout)
     for decision in decisions:
         print_decision(decision, console)
@@ -107,6 +113,8 @@ def plan(
     model: Model,
     goal: Any,
     shape: ShapeTexts = [],  # noqa: B006
+    preprocess: PreprocessTexts = [],  # noqa: B006
+    calibration: CalibrationFile = None,
     as_json: AsJson = False,
     plot: Annotated[
         Path | None,
@@ -143,14 +151,15 @@ def plan(
     """
     from partc.report.terminal import report_console
 
-    shapes = _shapes(shape)
+    said = _read_inputs(shape, preprocess, calibration)
     find_form(model)
     with show_steps() as progress:
         from partc.answers import Question, answer
+        from partc.frontends.load import Inputs
 
         question = Question(pareto, compare, switches, overlap)
         question.check(goal, drawn=plot is not None, alone=as_json or plot is not None)
-        answers = answer(model, goal, question, shapes, progress)
+        answers = answer(model, goal, question, Inputs(**said), progress)
     console = report_console(sys.stdout)
     for each in answers:
         if as_json:
@@ -183,6 +192,7 @@ def inspect(
         typer.Option("--link", metavar="NAME", help="A name from `partc links`, or a .toml file."),
     ] = "wifi",
     shape: ShapeTexts = [],  # noqa: B006
+    preprocess: PreprocessTexts = [],  # noqa: B006
     as_json: AsJson = False,
     as_text: Annotated[bool, typer.Option("--text", help="Print the textual form.")] = False,
     as_dot: Annotated[bool, typer.Option("--dot", help="Print Graphviz.")] = False,
@@ -204,13 +214,14 @@ def inspect(
     from partc.goal import make_goal
 
     goal = make_goal(target=target, server=server, link=link) if target else None
-    shapes = _shapes(shape)
+    said = _read_inputs(shape, preprocess)
     find_form(model)
     with show_steps() as progress:
         from partc.compiler import lower_model
+        from partc.frontends.load import Inputs
         from partc.planner import decide, predict_costs
 
-        graph = lower_model(model, shapes, progress=progress)
+        graph = lower_model(model, Inputs(**said), progress)
         decision = decide(predict_costs(graph, goal), goal)[0] if goal else None
     graph = decision.graph if decision else graph
     cut = decision.plan.cut if decision else None
@@ -369,8 +380,22 @@ def root(
         raise typer.Exit
 
 
-def _shapes(texts: Iterable[str]) -> dict[str, tuple[int, ...]]:
-    return by_name("--shape", map(_shape, texts))
+def _read_inputs(
+    shapes: Iterable[str], preprocess: Iterable[str], calibration: Path | None = None
+) -> dict[str, Any]:
+    """What is said of a model's inputs, as keyword arguments of ``Inputs``."""
+    return {
+        "shapes": by_name("--shape", map(_shape, shapes)),
+        "preprocess": by_name("--preprocess", map(_normalisation, preprocess)),
+        "calibration": calibration,
+    }
+
+
+def _normalisation(text: str) -> tuple[str, str]:
+    name, _, wanted = text.rpartition("=")
+    if not name:
+        raise PartcError(f"expected --preprocess NAME=imagenet, for example, got {text!r}")
+    return name, wanted
 
 
 def _shape(text: str) -> tuple[str, tuple[int, ...]]:
@@ -399,14 +424,20 @@ def _inspect_bundle(directory: Path, as_json: bool) -> None:
     if as_json:
         typer.echo(manifest_json(manifest), nl=False)
         return
+    encoded = any(sent.encoding != PLAIN for plan in manifest.plans for sent in plan.upload)
+    sent_as = ("sent as",) if encoded else ()
     _print_table(
-        ("plan", "version", "device ms", "server ms", "upload bytes", "download bytes", "best on"),
+        (
+            *("plan", "version", "device ms", "server ms", *sent_as),
+            *("upload bytes", "download bytes", "best on"),
+        ),
         (
             (
                 plan.name,
                 str(plan.version),
                 f"{plan.device_ms:.2f}",
                 f"{plan.server_ms:.2f}",
+                *((", ".join(sent.encoding for sent in plan.upload),) if encoded else ()),
                 str(plan.upload_nbytes),
                 str(plan.download_nbytes),
                 ", ".join(link.name for link in manifest.links if link.plan == plan.name),

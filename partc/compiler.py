@@ -10,11 +10,12 @@ from typing import Any
 
 from partc.codegen.build import host_target, resolve_target, runs_here
 from partc.codegen.bundle import check_output, describe_bundle, staged
+from partc.codegen.calibrate import measure_encodings
 from partc.codegen.glue import model_spec, write_glue
 from partc.codegen.halves import build_half
 from partc.codegen.verify import make_samples, verify
-from partc.frontends.load import Shapes, import_model
-from partc.frontends.source import SourceModel
+from partc.frontends.load import INPUTS, Inputs, import_source
+from partc.frontends.source import Arrays, SourceModel
 from partc.goal import Goal
 from partc.graph import LayerGraph
 from partc.interruption import interruptible
@@ -22,6 +23,7 @@ from partc.manifest import MANIFEST_NAME, manifest_json
 from partc.passes.annotate import entry_charges
 from partc.passes.build import build_graph
 from partc.passes.canonicalize import canonicalize
+from partc.passes.encode import offer_encodings
 from partc.passes.segment import build_plan_table
 from partc.plan import PlanTable, Side
 from partc.planner import (
@@ -33,6 +35,7 @@ from partc.planner import (
 )
 from partc.report.decision import Decision
 from partc.report.html import report_html
+from partc.runtime.encodings import encodings_of, is_lossless
 from partc.runtime.executor import Executor
 from partc.runtime.spec import ArtifactSpec, ModelSpec
 
@@ -41,8 +44,7 @@ def compile_model(
     model: Any,
     goal: Goal,
     output: Path,
-    shapes: Shapes | None = None,
-    examples: Any = None,
+    inputs: Inputs = INPUTS,
     progress: Progress = lambda _: None,
 ) -> tuple[Decision, ...]:
     """Every step from a model to a bundle.
@@ -51,8 +53,7 @@ def compile_model(
         model: What :func:`partc.frontends.load.import_model` takes.
         goal: What to plan and compile for.
         output: The directory to write; a bundle that is there is replaced once all is well.
-        shapes: Shapes of an ONNX model's inputs, by name.
-        examples: Example inputs of a torch module.
+        inputs: What is said of the model's inputs.
         progress: Called with a line of text as each step starts.
 
     Returns:
@@ -65,16 +66,37 @@ def compile_model(
     for target in (goal.target, goal.server):
         resolve_target(target)
     with interruptible() as check_interruption:
-        progress("Importing the model")
-        source = import_model(model, shapes, examples)
-        graph = lower(source)
+        source, graph = prepare_model(model, goal, inputs, progress)
         progress(f"Planning {len(graph.layers)} layers")
-        graph = predict_costs(graph, goal, progress)
         decisions = decide(graph, goal)
         with staged(output) as staging:
             _write_bundle(source, goal, decisions, staging, progress)
             check_interruption()
     return decisions
+
+
+def prepare_model(
+    model: Any, goal: Goal, inputs: Inputs, progress: Progress
+) -> tuple[SourceModel, LayerGraph]:
+    """A model and its layer graph, with all that a plan for a goal rests on."""
+    progress("Importing the model")
+    source = import_source(model, inputs)
+    graph = predict_costs(lower(source), goal, progress)
+    most = goal.constraints.max_error
+    if most is None:
+        return source, graph
+    encodings = [name for name in encodings_of("float32") if most or is_lossless(name)]
+    samples = _calibration(source, progress)
+    measured = measure_encodings(graph, samples, encodings, progress)
+    return source, offer_encodings(graph, measured, goal.target, goal.server, most)
+
+
+def _calibration(source: SourceModel, progress: Progress) -> list[Arrays]:
+    """What to measure encodings on."""
+    if not source.calibration and source.examples is None:
+        progress("No --calibration: sizes and deviations are those of random inputs")
+    samples = make_samples(source)
+    return [sample.inputs for sample in samples if sample.calibration]
 
 
 def _write_bundle(
@@ -104,26 +126,18 @@ def _write_bundle(
 
 
 def plan_model(
-    model: Any,
-    goal: Goal,
-    shapes: Shapes | None = None,
-    examples: Any = None,
-    progress: Progress = lambda _: None,
+    model: Any, goal: Goal, inputs: Inputs = INPUTS, progress: Progress = lambda _: None
 ) -> tuple[Decision, ...]:
     """The decision for each link, without compiling; arguments as for :func:`compile_model`."""
-    graph = lower_model(model, shapes, examples, progress)
-    return decide(predict_costs(graph, goal, progress), goal)
+    return decide(prepare_model(model, goal, inputs, progress)[1], goal)
 
 
 def lower_model(
-    model: Any,
-    shapes: Shapes | None = None,
-    examples: Any = None,
-    progress: Progress = lambda _: None,
+    model: Any, inputs: Inputs = INPUTS, progress: Progress = lambda _: None
 ) -> LayerGraph:
     """A model's layer graph, without costs; arguments as for :func:`compile_model`."""
     progress("Importing the model")
-    return lower(import_model(model, shapes, examples))
+    return lower(import_source(model, inputs))
 
 
 def lower(source: SourceModel) -> LayerGraph:
@@ -163,5 +177,10 @@ def _verify(
                 directory.mkdir()
                 artifact = build_half(graph, table, side, host_target(), directory)
             executors[side] = Executor(directory, artifact)
-        samples = list(make_samples(model, source.examples))
-        verify(model, executors[Side.DEVICE], executors[Side.SERVER], source.reference, samples)
+        verify(
+            model,
+            *(executors[side] for side in targets),
+            source.reference,
+            list(make_samples(source)),
+            goal.constraints.max_error or 0.0,
+        )

@@ -41,6 +41,8 @@ class Constraints:
         upload_nbytes: The most that a request may send.
         device_nbytes: What weights and activations may take on the device.
         split: Whether both sides have to compute, or only one may; None for either.
+        max_error: By how much outputs may deviate for how tensors are sent, relative to the largest
+            value of each; None if all are to be sent as they are.
     """
 
     pins: tuple[tuple[str, Side], ...] = ()
@@ -51,6 +53,7 @@ class Constraints:
     upload_nbytes: int | None = None
     device_nbytes: int | None = None
     split: bool | None = None
+    max_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class Goal:
             what, if that is not known.
         network: What is known otherwise than from the links: names of conditions, and from what to
             what they may be.
+        image_nbytes: Inputs that come as image files, with the size of such a file.
         measure: Whether to time the model's layers where they are to run, instead of predicting.
         rpc: ``HOST:PORT`` of a TVM RPC server on the device, to measure there.
     """
@@ -83,6 +87,7 @@ class Goal:
     rate_hz: float = 0.0
     server_busy: Interval = (0.0, 0.0)
     network: tuple[tuple[str, Interval], ...] = ()
+    image_nbytes: tuple[tuple[str, int], ...] = ()
     measure: bool = False
     rpc: str | None = None
 
@@ -90,6 +95,21 @@ class Goal:
     def varies(self) -> bool:
         """Whether some condition is only known to be in a range."""
         return any(low != high for low, high in (self.server_busy, *dict(self.network).values()))
+
+    def require_plain(self, option: str) -> None:
+        """Refuse what plans with tensors that are sent as they are cannot keep to.
+
+        Raises:
+            PartcError: Names the options that clash.
+        """
+        given = {"--max-error": self.constraints.max_error is not None}
+        given["--input-nbytes"] = bool(self.image_nbytes)
+        names = [name for name, is_given in given.items() if is_given]
+        if names:
+            raise PartcError(
+                f"{option} plans with tensors that are sent as they are; leave out "
+                f"{' and '.join(names)}"
+            )
 
     def range(self, link: Link) -> ConditionRange:
         """From what to what a link and the server may be expected to be."""
@@ -128,6 +148,11 @@ class GoalOptions(TypedDict, total=False):
         max_upload_nbytes: The most a request may send.
         device_memory_nbytes: What weights and activations may take on the device.
         split: Whether both sides have to compute, or only one may; either, by default.
+        max_error: By how much outputs may deviate, relative to the largest value of each, for
+            tensors sent as float16 or uint8, or compressed; 0 allows lossless compression only.
+            By default tensors are sent as they are.
+        input_nbytes: Inputs that come as JPEG or PNG files, with the size of such a file; only
+            whoever computes on one decodes it.
         uplink_mbps: The rate to the server, if not the link's; a pair stands for a range, for which
             every plan is found that is the best one somewhere in it.
         downlink_mbps: The rate back, likewise.
@@ -151,6 +176,8 @@ class GoalOptions(TypedDict, total=False):
     max_upload_nbytes: int | None
     device_memory_nbytes: int | None
     split: bool | None
+    max_error: float | None
+    input_nbytes: Mapping[str, int]
     uplink_mbps: float | Interval | None
     downlink_mbps: float | Interval | None
     round_trip_ms: float | Interval | None
@@ -189,6 +216,7 @@ def make_goal(target: str, server: str = SERVER, **options: Unpack[GoalOptions])
         rate_hz=_at_least_zero("--rate is requests a second", options.get("rate_hz", 0.0)),
         server_busy=_busy(options.get("server_busy", 0.0)),
         network=tuple(_network(options)),
+        image_nbytes=tuple(_image_nbytes(options)),
         measure=measure,
         rpc=rpc,
     )
@@ -207,6 +235,22 @@ def _network(options: GoalOptions) -> Iterator[tuple[str, Interval]]:
                     f"not {low:g}..{high:g}"
                 )
             yield name, (low, high)
+
+
+def _image_nbytes(options: GoalOptions) -> Iterator[tuple[str, int]]:
+    for name, nbytes in options.get("input_nbytes", {}).items():
+        if nbytes <= 0:
+            raise PartcError(f"--input-nbytes {name} is the size of a file, not {nbytes} bytes")
+        yield name, nbytes
+
+
+def _max_error(given: float | None) -> float | None:
+    if given is not None and not 0 <= given < 1:
+        raise PartcError(
+            "--max-error is a share of an output's largest value, from 0, lossless, to below 1, "
+            f"not {given:g}"
+        )
+    return given
 
 
 def _busy(given: float | Interval) -> Interval:
@@ -233,6 +277,7 @@ def _constraints(options: GoalOptions) -> Constraints:
         upload_nbytes=_limit("--max-upload", "bytes", options.get("max_upload_nbytes")),
         device_nbytes=_limit("--device-memory", "bytes", options.get("device_memory_nbytes")),
         split=options.get("split"),
+        max_error=_max_error(options.get("max_error")),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
@@ -56,6 +57,24 @@ TierNames = Annotated[
 ShapeTexts = Annotated[
     list[str],
     typer.Option("--shape", metavar="NAME=1,3,224,224", help="The shape of an ONNX model's input."),
+]
+PreprocessTexts = Annotated[
+    list[str],
+    typer.Option(
+        "--preprocess",
+        metavar="NAME=imagenet",
+        help="Let an input be images as decoders give them, uint8[N, H, W, C], and normalise these "
+        "in the model: imagenet, unit (0 to 1), signed (-1 to 1), or MEAN,…/STD,….",
+    ),
+]
+CalibrationFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--calibration",
+        metavar="FILE.npz",
+        help="Inputs like those that the model will get, for --max-error: an array for each, with "
+        "the samples along a leading axis.",
+    ),
 ]
 BoardAddress = Annotated[
     str | None,
@@ -210,6 +229,23 @@ def _read_goal(
             show_default=False,
         ),
     ] = None,
+    max_error: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Send tensors as float16 or uint8, or compressed, if that is better and outputs "
+            "deviate by no more, relative to the largest value of each; 0: only compressed.",
+        ),
+    ] = None,
+    input_nbytes: Annotated[
+        list[str],
+        typer.Option(
+            "--input-nbytes",
+            metavar="NAME=SIZE",
+            help="An input comes as a JPEG or PNG file of such a size, as in image=152kB, which "
+            "only whoever computes on it decodes.",
+        ),
+    ] = [],  # noqa: B006
     uplink: Annotated[
         str | None,
         typer.Option(
@@ -259,6 +295,8 @@ def _read_goal(
         max_upload_nbytes=_size("--max-upload", max_upload),
         device_memory_nbytes=_size("--device-memory", device_memory),
         split=split,
+        max_error=max_error,
+        input_nbytes=by_name("--input-nbytes", map(_input_nbytes, input_nbytes)),
         uplink_mbps=_interval("--uplink", uplink),
         downlink_mbps=_interval("--downlink", downlink),
         round_trip_ms=_interval("--round-trip", round_trip),
@@ -273,6 +311,13 @@ def _pin(option: str, text: str) -> tuple[str, str]:
     if not pattern:
         raise PartcError(f"expected {option} PATTERN=device or PATTERN=server, got {text!r}")
     return pattern, side
+
+
+def _input_nbytes(text: str) -> tuple[str, int]:
+    name, _, size = text.rpartition("=")
+    if not name:
+        raise PartcError(f"expected --input-nbytes NAME=SIZE such as image=152kB, got {text!r}")
+    return name, parse_nbytes(f"--input-nbytes {name}", size)
 
 
 def _size(option: str, text: str | None) -> int | None:

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from partc.cost import LATENCY, SERVER_TIME, UPLOAD_NBYTES, Cost, aim_of, energy
+from partc.cost import DEVIATION, LATENCY, SERVER_TIME, UPLOAD_NBYTES, Cost, aim_of, energy
 from partc.errors import PartcError
 from partc.goal import Constraints, Goal
 from partc.graph import LayerGraph
 from partc.passes.annotate import annotate, entry_charges
+from partc.passes.encode import take_images
 from partc.passes.envelope import find_envelope
 from partc.passes.limited import Limit, Limits, Optimum, find_limited_cut, keeps
 from partc.passes.overlap import find_overlapped_cut
@@ -33,6 +34,9 @@ from partc.targets.target import Target
 
 Progress = Callable[[str], None]
 
+_PER_MILLION = 1e6
+"""Deviations are a thousandth of a time; solvers are to round them as little."""
+
 
 def predict_costs(graph: LayerGraph, goal: Goal, progress: Progress = lambda _: None) -> LayerGraph:
     """The graph with what its layers cost on a goal's machines.
@@ -45,7 +49,8 @@ def predict_costs(graph: LayerGraph, goal: Goal, progress: Progress = lambda _: 
     device = _predictor(graph, goal, goal.target, goal.rpc, progress)
     server = _predictor(graph, goal, goal.server, None, progress)
     cold_shares = (goal.target.cold_share, goal.server.cold_share)
-    return annotate(graph, device, server, goal.target.busy_watts, *cold_shares)
+    annotated = annotate(graph, device, server, goal.target.busy_watts, *cold_shares)
+    return take_images(annotated, dict(goal.image_nbytes), goal.target, goal.server)
 
 
 def decide(graph: LayerGraph, goal: Goal) -> tuple[Decision, ...]:
@@ -142,6 +147,7 @@ def switch(graph: LayerGraph, goal: Goal, link: Link, switches: int) -> Switchin
         PartcError: The objective or a constraint cannot be kept.
         InfeasibleError: Layers cannot be where they have to be.
     """
+    goal.require_plain("--switches")
     wanted = goal.constraints
     sides_only = Constraints(pins=wanted.pins, private_until=wanted.private_until)
     if goal.objective is Objective.THROUGHPUT or goal.rate_hz or wanted != sides_only:
@@ -180,6 +186,7 @@ def overlap(graph: LayerGraph, goal: Goal, link: Link) -> Timeline:
     Raises:
         InfeasibleError: No plan keeps the constraints.
     """
+    goal.require_plain("--overlap")
     case = _case(graph, goal, link, goal.conditions(link))
     limits = _limits(case)
     optimum = find_overlapped_cut(graph, case.conditions, limits, case.entry)
@@ -335,3 +342,7 @@ def _cost_limits(case: _Case, wanted: Constraints) -> Iterable[Limit]:
     if wanted.upload_nbytes is not None:
         name = f"--max-upload {format_nbytes(wanted.upload_nbytes)}"
         yield Limit(name, case.price(UPLOAD_NBYTES), wanted.upload_nbytes, "bytes")
+    if wanted.max_error:
+        deviation = case.price(DEVIATION * _PER_MILLION)
+        name = f"--max-error {wanted.max_error:g}"
+        yield Limit(name, deviation, wanted.max_error * _PER_MILLION, "ppm")

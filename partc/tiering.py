@@ -86,6 +86,7 @@ def _refuse_what_two_machines_keep(goal: Goal) -> None:
         "--rate": bool(goal.rate_hz),
         "--server-busy": any(goal.server_busy),
         "--uplink, --downlink and --round-trip": bool(goal.network),
+        "--input-nbytes": bool(goal.image_nbytes),
         "--measure": goal.measure,
     }
     refused = [what for what, is_given in given.items() if is_given]

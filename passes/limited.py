@@ -40,7 +40,7 @@ class Limit:
         name: What a user knows it by, such as ``--deadline 20 ms``.
         price: The cost.
         most: In the price's unit.
-        unit: Of the price, as in ``ms``.
+        unit: Of the price, as in ``ms``, ``bytes`` or, millionths, ``ppm``.
     """
 
     name: str
@@ -183,9 +183,10 @@ def _describe_clash(graph: LayerGraph, clash: Limits) -> str:
 def _enough(graph: LayerGraph, clash: Limits, limit: Limit) -> str:
     """What a limit would have to be to be kept with the others, rounded up."""
     least = _Programme(graph, _without(limit, clash)).minimise([limit.price]).cost
-    size, unit = (least / 1e3, "kB") if limit.unit == "bytes" else (least, limit.unit)
+    scale, unit = {"bytes": (1e-3, " kB"), "ppm": (1e-6, "")}.get(limit.unit, (1, f" {limit.unit}"))
+    size = scale * least
     step = 10.0 ** (math.floor(math.log10(size)) - 3) if size else 1.0
-    return f"{math.ceil(size / step) * step:g} {unit}"
+    return f"{math.ceil(size / step) * step:g}{unit}"
 
 
 class _Programme:

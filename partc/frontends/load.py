@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,58 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partc.errors import ModelError
+from partc.frontends.calibration import load_calibration
 from partc.frontends.form import Form, find_form
 from partc.frontends.source import Arrays, SourceModel
 
 Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is said of a model's inputs, besides the model.
+
+    Args:
+        shapes: Shapes of an ONNX model's inputs, by name.
+        examples: Example inputs of a torch module.
+        preprocess: Inputs that are to be images, as decoders give them, and how these are
+            normalised: ``imagenet`` or what else ``--preprocess`` takes.
+        calibration: An ``.npz`` file of inputs like those that the model will get.
+    """
+
+    shapes: Shapes | None = None
+    examples: Any = None
+    preprocess: Mapping[str, str] = field(default_factory=dict[str, str])
+    calibration: str | Path | None = None
+
+
+INPUTS = Inputs()
+"""Nothing is said of them."""
+
+
+def import_source(model: Any, inputs: Inputs) -> SourceModel:
+    """Import a model with the inputs that a user wants it to have.
+
+    Args:
+        model: What :func:`import_model` takes.
+        inputs: What is said of them.
+
+    Raises:
+        PartcError: There is no such model, it cannot be compiled, or something that is said of its
+            inputs does not fit them.
+    """
+    source = import_model(model, inputs.shapes, inputs.examples)
+    if inputs.preprocess:
+        # What it needs takes a second to load.
+        from partc.frontends.preprocess import add_preprocessing, parse_normalisation
+
+        texts = (f"{name}={text}" for name, text in inputs.preprocess.items())
+        wanted = dict(parse_normalisation("--preprocess", text) for text in texts)
+        source = add_preprocessing(source, wanted)
+    if inputs.calibration is None:
+        return source
+    samples = load_calibration(Path(inputs.calibration), source.inputs)
+    return replace(source, calibration=tuple(samples))
 
 
 def import_model(model: Any, shapes: Shapes | None = None, examples: Any = None) -> SourceModel:

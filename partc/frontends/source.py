@@ -30,6 +30,7 @@ class SourceModel:
         reference: Runs the source model itself on arrays by input name and returns arrays by
             output name.
         examples: Inputs that the user gave with the model, if any.
+        calibration: Inputs like those that the model will get, if the user gave any.
     """
 
     name: str
@@ -38,3 +39,4 @@ class SourceModel:
     outputs: tuple[Tensor, ...]
     reference: Callable[[Arrays], dict[str, NDArray[np.generic]]]
     examples: Arrays | None = None
+    calibration: tuple[Arrays, ...] = ()

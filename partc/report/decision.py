@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from partc.cost import Aim, aim_of
 from partc.errors import GraphError
-from partc.graph import Layer, LayerGraph, Tensor
+from partc.graph import PLAIN, Encoding, Layer, LayerGraph, Tensor
 from partc.plan import Conditions, DevicePower, Objective, Plan, Side
 
 
@@ -63,12 +63,14 @@ class Crossing:
     Args:
         tensor: What travels.
         upload: From the device to the server, or back.
+        encoding: How it is sent.
         made_by: Nothing for an input of the model.
         read_by: Layers on the other side; nothing for an output of the model.
     """
 
     tensor: Tensor
     upload: bool
+    encoding: Encoding
     made_by: str | None
     read_by: tuple[str, ...]
 
@@ -150,10 +152,13 @@ class Decision:
     @property
     def crossings(self) -> tuple[Crossing, ...]:
         """What travels in the chosen plan: first what the device sends, then what it gets."""
-        return tuple(
-            self._crossing(tensor, upload)
-            for tensors, upload in ((self.plan.upload, True), (self.plan.download, False))
-            for tensor in tensors
+        plan = self.plan
+        return (
+            *(
+                self._crossing(*sent, True)
+                for sent in zip(plan.upload, plan.encodings, strict=True)
+            ),
+            *(self._crossing(each, Encoding(PLAIN, each.nbytes), False) for each in plan.download),
         )
 
     @property
@@ -164,13 +169,14 @@ class Decision:
         }
         return tuple(layer for layer in self.graph.layers if layer.name in found)
 
-    def _crossing(self, tensor: Tensor, upload: bool) -> Crossing:
+    def _crossing(self, tensor: Tensor, encoding: Encoding, upload: bool) -> Crossing:
         maker = self.graph.producers.get(tensor.name)
         readers = (layer.name for layer in self.graph.consumers[tensor.name])
         remote = set(self.plan.server_layers)
         return Crossing(
             tensor=tensor,
             upload=upload,
+            encoding=encoding,
             made_by=maker and maker.name,
             read_by=tuple(name for name in readers if upload and name in remote),
         )

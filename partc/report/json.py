@@ -17,6 +17,8 @@ from partc.report.decision import Decision
 class PlanSummary(msgspec.Struct, frozen=True):
     """The chosen plan: names of layers and tensors, sizes, and the terms of its latency.
 
+    ``encodings`` says how each tensor of ``upload`` is sent, and ``deviation`` by how much outputs
+    differ at most for it, relative to the largest value of each.
     ``server_ms`` is the time on the loaded server; ``transfer_ms`` includes the round trip. Errors
     are standard deviations, relative to the time.
     """
@@ -24,6 +26,8 @@ class PlanSummary(msgspec.Struct, frozen=True):
     device_layers: tuple[str, ...]
     server_layers: tuple[str, ...]
     upload: tuple[str, ...]
+    encodings: tuple[str, ...]
+    deviation: float
     upload_nbytes: int
     download_nbytes: int
     device_ms: float
@@ -129,6 +133,8 @@ def _summary(decision: Decision) -> PlanSummary:
         device_layers=plan.device_layers,
         server_layers=plan.server_layers,
         upload=tuple(tensor.name for tensor in plan.upload),
+        encodings=tuple(encoding.name for encoding in plan.encodings),
+        deviation=plan.deviation,
         upload_nbytes=plan.upload_nbytes,
         download_nbytes=plan.download_nbytes,
         device_ms=cost.device_ms,

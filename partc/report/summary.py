@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from partc.graph import LayerGraph
-from partc.plan import Conditions, DevicePower, Objective, Side
+from partc.plan import Conditions, DevicePower, Objective, Plan, Side
 from partc.quantities import format_error, format_mj, format_ms
 from partc.report.certainty import find_contest, plan_error
 from partc.report.decision import Decision
@@ -29,6 +29,7 @@ def premises(decision: Decision) -> tuple[str, ...]:
         *describe_load(decision),
         *power,
         *describe_limits(decision),
+        *describe_encodings(decision.plan),
         *describe_contest(decision),
     )
 
@@ -69,6 +70,20 @@ def describe_limits(decision: Decision) -> tuple[str, ...]:
     if decision.gap:
         lines.append(f"not proven to be the best: {decision.gap:.1%} less may be possible")
     return tuple(lines)
+
+
+def describe_encodings(plan: Plan) -> tuple[str, ...]:
+    """What encoding tensors takes and does to the outputs, if any are encoded."""
+    encodings = [each for each in plan.encodings if not each.as_given]
+    if not encodings:
+        return ()
+    encode_ms, decode_ms = (
+        sum(getattr(each, name) for each in encodings) for name in ("encode_ms", "decode_ms")
+    )
+    took = f"encoding takes {format_ms(encode_ms)}, decoding {format_ms(decode_ms)}"
+    if not plan.deviation:
+        return (f"{took}; outputs stay the same",)
+    return (f"{took}; outputs deviate by {plan.deviation:.2g} of their largest value at most",)
 
 
 def describe_load(decision: Decision) -> tuple[str, ...]:

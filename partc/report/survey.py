@@ -11,7 +11,7 @@ from rich.text import Text
 
 from partc.graph import LayerGraph
 from partc.passes.envelope import Envelope, Winner
-from partc.plan import CONDITION_NAMES, ConditionRange, Cut, Interval, Objective
+from partc.plan import CONDITION_NAMES, ConditionRange, Cut, Interval, Objective, Plan
 from partc.report.json import indented
 from partc.report.terminal import make_table, thousands
 
@@ -57,12 +57,13 @@ class Survey:
     def winners(self) -> Mapping[str, Winner]:
         """The plans by name, the more layers on the server the earlier."""
         total = len(self.graph.layers)
-        fixed = {total: "server-only", 0: "device-only"}
+        fixed: dict[int | None, str] = {total: "server-only", 0: "device-only"}
         ordered = sorted(self.envelope.winners, key=lambda each: -len(each.plan.server_layers))
         names: dict[str, Winner] = {}
         for winner in ordered:
             cuts = len(names) - ("server-only" in names)
-            names[fixed.get(len(winner.plan.server_layers), f"cut-{cuts + 1}")] = winner
+            count = None if winner.plan.cut.encodings else len(winner.plan.server_layers)
+            names[fixed.get(count, f"cut-{cuts + 1}")] = winner
         return names
 
     @property
@@ -78,6 +79,8 @@ class PlanRow(msgspec.Struct, frozen=True):
     device_layers: tuple[str, ...]
     server_layers: tuple[str, ...]
     upload: tuple[str, ...]
+    encodings: tuple[str, ...]
+    deviation: float
     upload_nbytes: int
     download_nbytes: int
     device_ms: float
@@ -120,6 +123,8 @@ def _row(survey: Survey, name: str, winner: Winner) -> PlanRow:
         device_layers=plan.device_layers,
         server_layers=plan.server_layers,
         upload=tuple(tensor.name for tensor in plan.upload),
+        encodings=tuple(encoding.name for encoding in plan.encodings),
+        deviation=plan.deviation,
         upload_nbytes=plan.upload_nbytes,
         download_nbytes=plan.download_nbytes,
         device_ms=float(plan.device_ms),
@@ -140,7 +145,9 @@ def print_survey(survey: Survey, console: Console) -> None:
     console.print()
     places = [f">{TITLES[name]}" for name in survey.varying]
     wins = [f">wins at {places[0][1:]}", *places[1:]] if places else []
-    numbers = (">upload kB", ">download kB", ">device ms", ">server ms")
+    encoded = any(winner.plan.cut.encodings for winner in survey.winners.values())
+    sent = ("sent as",) if encoded else ()
+    numbers = (*sent, ">upload kB", ">download kB", ">device ms", ">server ms")
     table = make_table(None, "plan", ">device layers", ">server layers", *numbers, *wins)
     for name, winner in survey.winners.items():
         plan = winner.plan
@@ -148,6 +155,7 @@ def print_survey(survey: Survey, console: Console) -> None:
             name,
             str(len(plan.device_layers)),
             str(len(plan.server_layers)),
+            *((_describe_encodings(plan),) if encoded else ()),
             thousands(plan.upload_nbytes),
             thousands(plan.download_nbytes),
             f"{plan.device_ms:.2f}",
@@ -155,6 +163,11 @@ def print_survey(survey: Survey, console: Console) -> None:
             *(describe_interval(winner.interval(condition)) for condition in survey.varying),
         )
     console.print(table)
+
+
+def _describe_encodings(plan: Plan) -> str:
+    """The encodings of what is sent, each once."""
+    return ", ".join(dict.fromkeys(encoding.name for encoding in plan.encodings))
 
 
 def describe_range(conditions: ConditionRange) -> str:

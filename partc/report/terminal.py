@@ -11,7 +11,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from partc.graph import Layer, LayerCost, LayerGraph
+from partc.graph import PLAIN, Layer, LayerCost, LayerGraph
 from partc.plan import Cut, Objective, Side
 from partc.quantities import format_error
 from partc.report.certainty import plan_error
@@ -106,13 +106,17 @@ def _unsure(values: Iterable[float], errors: Iterable[float]) -> Iterator[str]:
 
 
 def _crossing_table(decision: Decision) -> Table:
-    table = make_table("tensors that travel", "way", "tensor", "type", ">kB", "made by", "read by")
+    encoded = any(crossing.encoding.name != PLAIN for crossing in decision.crossings)
+    sent = ("sent as",) if encoded else ()
+    columns = ("way", "tensor", "type", *sent, ">kB", "made by", "read by")
+    table = make_table("tensors that travel", *columns)
     for crossing in decision.crossings:
         table.add_row(
             "upload" if crossing.upload else "download",
             Text(crossing.tensor.name),
             Text(str(crossing.tensor.type)),
-            thousands(crossing.tensor.nbytes),
+            *((crossing.encoding.name,) if encoded else ()),
+            thousands(crossing.encoding.nbytes),
             Text(crossing.made_by or "(input)"),
             Text(", ".join(crossing.read_by) or "(output)"),
         )

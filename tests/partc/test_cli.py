@@ -195,6 +195,18 @@ class TestMistakes:
             ("--target native --forbid stem", "expected --forbid PATTERN=device or PATTERN=server"),
             ("--target native --shape y=1", "y"),
             ("--target native --shape x:0=1,3", "x:0"),
+            ("--target native --preprocess unit", "expected --preprocess NAME=imagenet, for examp"),
+            ("--target native --preprocess x:0=vgg", "INPUT=imagenet|unit|signed"),
+            ("--target native --preprocess y=unit", "'y', which is no input; the inputs are x:0"),
+            ("--target native --input-nbytes 3kB", "expected --input-nbytes NAME=SIZE such as"),
+            ("--target native --input-nbytes x:0=3", "--input-nbytes x:0 is a size such as"),
+            ("--target native --input-nbytes y=3kB", "about 'y', which is no input"),
+            ("--target native --input-nbytes x:0=3kB", "let it take images with --preprocess x:0="),
+            ("--target native --max-error 1", "from 0, lossless, to below 1, not 1"),
+            (
+                "--target native --max-error 0.1 --calibration none.npz",
+                "the calibration file none.npz cannot be read",
+            ),
         ],
     )
     def test_in_options(

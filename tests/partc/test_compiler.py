@@ -1,18 +1,23 @@
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from msgspec import structs
+from PIL import Image
+from tiny import INPUT, SHAPE, run_reference
 
 import partc
 from partc.bundle import Bundle, open_bundle
 from partc.compiler import compile_model, lower_model, plan_model
 from partc.errors import BundleError, CompilerError, PartcError, TargetError
+from partc.frontends.load import Inputs
 from partc.goal import Goal, make_goal
 from partc.manifest import hash_files
 from partc.plan import Objective, Side
@@ -103,6 +108,50 @@ def test_progress_names_every_step(tiny_model: Path, tmp_path: Path, goal: Goal)
         "Compiling the server's half for native",
         "Verifying 2 plans against the source model",
     ]
+
+
+def test_what_crosses_is_encoded_where_that_is_better(tiny_model: Path, tmp_path: Path) -> None:
+    goal = make_goal("native", "native", split=True, uplink_mbps=0.01, max_error=0.5)
+    steps: list[str] = []
+    (decision,) = compile_model(tiny_model, goal, tmp_path / "out", progress=steps.append)
+    assert "No --calibration: sizes and deviations are those of random inputs" in steps
+    (encoding,) = decision.plan.encodings
+    assert not encoding.name.startswith("plain")
+    assert encoding.nbytes < decision.plan.upload[0].nbytes / 2
+    assert 0 < encoding.deviation <= 0.5
+    manifest = open_bundle(tmp_path / "out").manifest
+    (sent,) = manifest.plans[-1].upload
+    assert (sent.encoding, sent.nbytes) == (encoding.name, encoding.nbytes)
+    assert manifest.constraints.max_error == 0.5
+
+
+def test_without_loss_only_compression_is_tried(tiny_model: Path, tmp_path: Path) -> None:
+    zeros = tmp_path / "zeros.npz"
+    np.savez(zeros, allow_pickle=False, **{INPUT: np.zeros(SHAPE, "float32")})
+    goal = make_goal("native", "native", split=False, pins={"*": "server"}, max_error=0)
+    slow = replace(goal, network=(("uplink_mbps", (0.01, 0.01)),))
+    steps: list[str] = []
+    (decision,) = plan_model(tiny_model, slow, Inputs(calibration=zeros), steps.append)
+    assert not any("random" in step for step in steps)
+    (encoding,) = decision.plan.encodings
+    assert encoding.name in ("plain+lz4", "plain+zstd")
+    assert encoding.nbytes < 100  # the input is 768 bytes of zeros
+    assert encoding.deviation == 0
+
+
+def test_an_input_may_come_as_an_image_file(tiny_model: Path, tmp_path: Path) -> None:
+    goal = make_goal("native", "native", input_nbytes={INPUT: 200})
+    inputs = Inputs(preprocess={INPUT: "signed"})
+    compile_model(tiny_model, goal, tmp_path / "out", inputs)
+    bundle = open_bundle(tmp_path / "out")
+    server_only, *_ = bundle.manifest.plans
+    assert [(sent.encoding, sent.nbytes) for sent in server_only.upload] == [("image", 200)]
+    pixels = np.random.default_rng(0).integers(0, 255, (1, 8, 8, 3), np.uint8, endpoint=True)
+    file = io.BytesIO()
+    Image.fromarray(pixels[0]).save(file, "PNG")
+    (found,) = partc.load(bundle.path / "device")(x_0=file.getvalue(), plan="device-only")
+    given = {INPUT: (pixels.transpose(0, 3, 1, 2) / 127.5 - 1).astype("float32")}
+    np.testing.assert_allclose(found, run_reference(tiny_model, given), rtol=1e-4, atol=1e-5)
 
 
 def test_every_link_has_its_plan_and_the_first_is_the_default(

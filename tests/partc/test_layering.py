@@ -33,6 +33,7 @@ DECIDING = (
             "closure",
             "cut",
             "dads",
+            "encode",
             "envelope",
             "limited",
             "memory",

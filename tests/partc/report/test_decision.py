@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from partc.errors import GraphError
+from partc.graph import PLAIN, Encoding
 from partc.plan import Objective
 from partc.report.decision import LATENCY_TERMS, Crossing, Decision
 
@@ -43,7 +44,8 @@ def test_crossings_name_the_layers_at_both_ends(decision: Decision) -> None:
 
 def test_an_input_that_is_uploaded_has_no_maker(decision: Decision) -> None:
     first = replace(decision, plan=decision.server_only).crossings[0]
-    assert first == Crossing(decision.graph.inputs[0], True, None, ("stem",))
+    (image, *_) = decision.graph.inputs
+    assert first == Crossing(image, True, Encoding(PLAIN, image.nbytes), None, ("stem",))
 
 
 def test_a_plan_of_another_graph_is_refused(decision: Decision) -> None:

@@ -62,7 +62,8 @@ def test_a_decision_has_exactly_the_published_keys(decision: Decision) -> None:
         *("plan", "device_only", "server_only", "layers"),
     ]
     assert list(found["plan"]) == [
-        *("device_layers", "server_layers", "upload", "upload_nbytes", "download_nbytes"),
+        *("device_layers", "server_layers", "upload", "encodings", "deviation"),
+        *("upload_nbytes", "download_nbytes"),
         *("device_ms", "server_ms", "transfer_ms", "device_error", "server_error"),
     ]
     totals = ["latency_ms", "energy_mj", "latency_error", "energy_error"]
