@@ -89,9 +89,9 @@ class PlanSpec:
 class ModelSpec:
     """The signature of a model and its plans; the same in both halves of a bundle.
 
-    ``digest`` follows from the code and the weights of both halves and from what plans send, so that
-    halves of different bundles do not take each other for their own. ``image_inputs`` names the inputs that come as
-    JPEG or PNG files.
+    ``digest`` follows from the code and the weights of both halves and from what plans send, so
+    that halves of different bundles do not take each other for their own. ``image_inputs`` names
+    the inputs that come as JPEG or PNG files.
     """
 
     name: str
