@@ -44,16 +44,18 @@ def model_spec(
         artifacts: The compiled halves.
         is_eligible: Whether a plan may be chosen without being asked for by name.
     """
+    plans = tuple(
+        _plan_spec(plan, version, is_eligible(plan.plan.cut))
+        for version, plan in enumerate(table.plans)
+    )
     digests = [digest for half in artifacts for digest in (half.library_sha256, half.params_sha256)]
+    digests += [repr((plan.version, plan.server_segments, plan.upload)) for plan in plans]
     return ModelSpec(
         name=graph.name,
         digest=hashlib.sha256("".join(digests).encode()).hexdigest(),
         inputs=_tensor_specs(graph.inputs),
         outputs=_tensor_specs(graph.outputs),
-        plans=tuple(
-            _plan_spec(plan, version, is_eligible(plan.plan.cut))
-            for version, plan in enumerate(table.plans)
-        ),
+        plans=plans,
         default_plan=default_plan,
         image_inputs=tuple(
             tensor.name for tensor in graph.inputs if graph.encodings_of(tensor)[0].name == IMAGE

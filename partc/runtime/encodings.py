@@ -398,7 +398,7 @@ def _broken_images(spec: TensorSpec) -> Generator[None]:
     try:
         yield
     except Exception as error:  # Pillow raises whatever its readers of files do
-        raise InputError(f"input {spec.name!r} is no JPEG or PNG file: {error}") from error
+        raise InputError(f"input {spec.name!r} is no JPEG or PNG file that is whole") from error
 
 
 def _check_image(spec: TensorSpec, size: tuple[int, int], mode: str) -> None:
