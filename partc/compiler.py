@@ -177,10 +177,6 @@ def _verify(
                 directory.mkdir()
                 artifact = build_half(graph, table, side, host_target(), directory)
             executors[side] = Executor(directory, artifact)
-        verify(
-            model,
-            *(executors[side] for side in targets),
-            source.reference,
-            list(make_samples(source)),
-            goal.constraints.max_error or 0.0,
-        )
+        device, server = (executors[side] for side in targets)
+        samples, most = list(make_samples(source)), goal.constraints.max_error or 0.0
+        verify(model, device, server, source.reference, samples, most)
