@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import tempfile
 import time
@@ -13,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from partc.codegen.build import build_library, find_machine, host_target
+from partc.codegen.build import find_machine, host_target
+from partc.codegen.halves import write_artifact
 from partc.codegen.lower import lower_segments
 from partc.graph import Layer, LayerGraph, Tensor
 from partc.interruption import interruptible
@@ -21,13 +21,10 @@ from partc.passes.encode import Measured
 from partc.plan import Segment
 from partc.runtime.encodings import decode, encode, encoded_nbytes, encodings_of, is_lossless
 from partc.runtime.executor import Executor
-from partc.runtime.spec import ArtifactSpec, TensorSpec
+from partc.runtime.spec import TensorSpec
 
 Array = NDArray[np.generic]
 Arrays = Mapping[str, Array]
-
-_LIBRARY = "model.so"
-_PARAMS = "params.npz"
 
 _PACE_S = 1.0
 """Between two lines of progress."""
@@ -213,25 +210,9 @@ def _compile_layers(graph: LayerGraph, directory: Path) -> Executor:
     ]
     visible = frozenset(tensor.name for tensor in graph.tensors)
     lowered = lower_segments(graph, segments, find_machine(target), visible)
-    build_library(lowered.module, target, directory / _LIBRARY)
-    np.savez(directory / _PARAMS, allow_pickle=False, **lowered.weights)
-    artifact = ArtifactSpec(
-        library=_LIBRARY,
-        library_sha256=_sha256(directory / _LIBRARY),
-        params=_PARAMS,
-        params_sha256=_sha256(directory / _PARAMS),
-        segments=tuple(map(lowered.describe, segments)),
-        device="cpu",
-        threads=target.threads,
-        blocked=lowered.blocked,
-    )
-    return Executor(directory, artifact)
+    return Executor(directory, write_artifact(lowered, segments, (), target, directory))
 
 
 def _segment_names(graph: LayerGraph) -> dict[str, str]:
     """A name for the segment of each layer; layers may be called what is no function's name."""
     return {layer.name: f"layer_{position}" for position, layer in enumerate(graph.layers)}
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

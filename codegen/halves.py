@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from partc.codegen.build import build_library, find_machine, resolve_target
-from partc.codegen.lower import lower_segments
+from partc.codegen.lower import LoweredSegments, lower_segments
 from partc.codegen.sequences import Run, add_sequences
 from partc.graph import LayerGraph, Tensor
 from partc.plan import PlanTable, Segment, Side
@@ -46,8 +46,31 @@ def build_half(
     lowered = lower_segments(graph, segments, find_machine(target), _visible(table))
     if lowered.without_rule:
         report(_describe_default(lowered.without_rule, graph))
+    return write_artifact(lowered, segments, _runs(graph, table, side), target, directory)
+
+
+def write_artifact(
+    lowered: LoweredSegments,
+    segments: Sequence[Segment],
+    runs: Sequence[Run],
+    target: Target,
+    directory: Path,
+) -> ArtifactSpec:
+    """Compile lowered segments to a library, and write their weights beside it.
+
+    Args:
+        lowered: The segments as functions.
+        segments: The same segments.
+        runs: Which of them are called in a row.
+        target: What to compile for.
+        directory: Where both files go.
+
+    Raises:
+        TargetError: Nothing installed compiles for the target.
+        CompilerError: TVM or the linker failed.
+    """
     specs = tuple(map(lowered.describe, segments))
-    module, sequences = add_sequences(lowered.module, specs, _runs(graph, table, side))
+    module, sequences = add_sequences(lowered.module, specs, runs)
     build_library(module, target, directory / _LIBRARY)
     np.savez(directory / _PARAMS, allow_pickle=False, **lowered.weights)
     return ArtifactSpec(
