@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,15 +13,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partc.codegen.build import find_machine, host_target
+from partc.codegen.deviation import largest_difference
 from partc.codegen.halves import write_artifact
 from partc.codegen.lower import lower_segments
 from partc.graph import Layer, LayerGraph, Tensor
 from partc.interruption import interruptible
 from partc.passes.encode import Measured
 from partc.plan import Segment
-from partc.runtime.encodings import decode, encode, encoded_nbytes, encodings_of, is_lossless
+from partc.runtime.encodings import (
+    decode,
+    encode,
+    encoded_nbytes,
+    encodings_of,
+    is_lossless,
+    wire_specs,
+)
 from partc.runtime.executor import Executor
-from partc.runtime.spec import TensorSpec
+from partc.runtime.spec import SentSpec, TensorSpec
 
 Array = NDArray[np.generic]
 Arrays = Mapping[str, Array]
@@ -57,7 +65,7 @@ def measure_encodings(
     """
     tensors = [tensor for tensor in graph.tensors if graph.consumers[tensor.name]]
     wanted = {
-        tensor.name: [name for name in encodings_of(tensor.type.dtype) if name in names]
+        tensor.name: [name for name in _encodings_of(graph, tensor) if name in names]
         for tensor in tensors
     }
     count = _Count(len(samples) * len(tensors), progress)
@@ -78,6 +86,16 @@ def measure_encodings(
         tensor.name: _summarize([of_sample[tensor.name] for of_sample in measured])
         for tensor in tensors
     }
+
+
+def _encodings_of(graph: LayerGraph, tensor: Tensor) -> Iterator[str]:
+    """Those whose tensors on the wire are not called like another tensor of the graph."""
+    others = {each.name for each in graph.tensors} - {tensor.name}
+    kind = tensor.type
+    for name in encodings_of(kind.dtype):
+        sent = wire_specs(SentSpec(tensor.name, kind.dtype, kind.shape, name))
+        if not any(each.name in others for each in sent):
+            yield name
 
 
 class _Count:
@@ -190,14 +208,7 @@ def output_deviation(found: Array, expected: Array) -> float:
     """
     if not np.issubdtype(expected.dtype, np.floating):
         return 0.0 if np.array_equal(found, expected) else np.inf
-    finite = np.isfinite(expected)
-    if not np.array_equal(found[~finite], expected[~finite], equal_nan=True):
-        return np.inf
-    wanted, got = (np.asarray(each[finite], np.float64) for each in (expected, found))
-    if not np.isfinite(got).all():
-        return np.inf
-    difference = float(np.max(np.abs(got - wanted), initial=0.0))
-    scale = float(np.max(np.abs(wanted), initial=0.0))
+    difference, scale = largest_difference(found, expected)
     return difference and (difference / scale if scale else np.inf)
 
 

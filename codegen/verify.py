@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from partc.codegen.deviation import largest_difference
 from partc.errors import CompilerError, VerificationError
 from partc.frontends.source import SourceModel
 from partc.graph import PLAIN, TensorType
@@ -231,26 +232,15 @@ def _difference(found: Array, expected: Array, max_error: float) -> str | None:
     if not np.issubdtype(expected.dtype, np.floating):
         wrong = int(np.count_nonzero(found != expected))
         return f"differs in {wrong} of {expected.size} elements" if wrong else None
-    tolerance = max(_tolerance(expected.dtype), max_error)
-    return _deviation(found.astype(np.float64), expected.astype(np.float64), tolerance)
+    deviation, scale = largest_difference(found, expected)
+    if deviation == np.inf:
+        return "has infinities or NaNs where the source has none, or the other way round,"
+    allowed = max(_tolerance(expected.dtype), max_error) * scale + FLOOR
+    if deviation <= allowed:
+        return None
+    return f"deviates by {deviation:.3g}, where {allowed:.3g} is allowed for values to {scale:.3g},"
 
 
 def _tolerance(dtype: np.dtype[Any]) -> float:
     """``TOLERANCE``, or more where the numbers themselves are coarse."""
     return max(TOLERANCE, _COARSEST_STEPS * float(np.finfo(dtype).eps))
-
-
-def _deviation(
-    found: NDArray[np.float64], expected: NDArray[np.float64], tolerance: float
-) -> str | None:
-    finite = np.isfinite(expected)
-    if not np.array_equal(np.isfinite(found), finite) or not np.array_equal(
-        found[~finite], expected[~finite], equal_nan=True
-    ):
-        return "has infinities or NaNs where the source has none, or the other way round,"
-    scale = float(np.max(np.abs(expected[finite]), initial=0.0))
-    deviation = float(np.max(np.abs(found[finite] - expected[finite]), initial=0.0))
-    allowed = tolerance * scale + FLOOR
-    if deviation <= allowed:
-        return None
-    return f"deviates by {deviation:.3g}, where {allowed:.3g} is allowed for values to {scale:.3g},"

@@ -199,6 +199,16 @@ def test_integers_are_sent_without_loss_and_what_nobody_reads_is_not_sent() -> N
     assert names == ["plain", "plain+lz4", "plain+zstd"]
 
 
+def test_no_two_inputs_of_a_version_have_one_name() -> None:
+    """Numbers in eight bits come with the input NAME.range."""
+    graph = graph_of(
+        {"x": (1, 4), "x.range": (1, 4)}, lambda emit, x, other: [emit(op.add(x, other))]
+    )
+    measured = measure_encodings(graph, [dict.fromkeys(("x", "x.range"), X[:1, :4])], ALL)
+    names = {name: {each.encoding for each in found} for name, found in measured.items()}
+    assert names["x.range"] - names["x"] == {"uint8"}
+
+
 def test_only_what_was_asked_for_is_measured() -> None:
     names = ("uint8+zstd", "plain+lz4")
     for measured in measure_encodings(skipping(), [{"x": X}], names).values():
