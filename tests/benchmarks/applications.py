@@ -138,8 +138,7 @@ class Application:
         network: Makes the network, with untrained weights.
         shape: Of the float32 input of one query.
         layers: How many the paper counts.
-        sent_nbytes: What the paper's client sends to a server that runs all of it, if that is not
-            the input as it is.
+        image_nbytes: The size of the image file that the paper's client sends, if it sends one.
     """
 
     name: str
@@ -147,7 +146,7 @@ class Application:
     network: Callable[[], nn.Module]
     shape: tuple[int, ...]
     layers: int
-    sent_nbytes: int | None = None
+    image_nbytes: int | None = None
 
     def build(self) -> tuple[nn.Module, Tensor]:
         """The network and an input, the same in every run."""
@@ -159,7 +158,7 @@ class Application:
 
 def _applications() -> Iterator[Application]:
     image = (1, 3, 227, 227)
-    yield Application("IMC", "AlexNet", _alexnet, image, 24, sent_nbytes=152_000)
+    yield Application("IMC", "AlexNet", _alexnet, image, 24, image_nbytes=152_000)
     yield Application("VGG", "VGG-19", _vgg19, (1, 3, 224, 224), 46)
     yield Application("FACE", "DeepFace", _deepface, (1, 3, 152, 152), 10)
     yield Application("DIG", "LeNet", _lenet, (100, 1, 28, 28), 9)

@@ -10,9 +10,10 @@ from applications import APPLICATIONS, Application
 
 from partc import lower
 from partc.cost import Cost
-from partc.graph import Layer, LayerGraph, Tensor, TensorType
+from partc.graph import LayerGraph
 from partc.passes.annotate import annotate, entry_charges
 from partc.passes.baselines import PLANNERS, Problem
+from partc.passes.encode import take_images
 from partc.plan import Conditions, Cut, DevicePower, Plan, make_plan
 from partc.targets.link import Link, device_power, load_link
 from partc.targets.predictor import predictor_for
@@ -20,6 +21,7 @@ from partc.targets.target import Target, load_target
 
 LINKS = ("wifi", "lte", "3g")
 MEASURED_ON = "IMC"
+_INPUT = "input"  # as networks made of `torch.nn.Sequential` call it
 
 
 @dataclass(frozen=True)
@@ -79,36 +81,18 @@ class Case:
 
     @property
     def cloud_only(self) -> Plan:
-        """All on the server, which is sent what the paper's client sends."""
-        encoded = self.with_encoded_input
-        return encoded.plan(Cut.server_only(encoded.graph))
-
-    @property
-    def with_encoded_input(self) -> Case:
-        """The same, if all that reads the input could read what the paper's client sends."""
-        nbytes = self.application.sent_nbytes
-        return self if nbytes is None else replace(self, graph=_with_input(self.graph, nbytes))
-
-
-def _with_input(graph: LayerGraph, nbytes: int) -> LayerGraph:
-    (given,) = graph.inputs
-    sent = Tensor(given.name, TensorType("uint8", (nbytes,)))
-
-    def reading(layer: Layer) -> Layer:
-        return replace(
-            layer, inputs=tuple(sent if each == given else each for each in layer.inputs)
-        )
-
-    return replace(graph, inputs=(sent,), layers=tuple(map(reading, graph.layers)))
+        return self.plan(Cut.server_only(self.graph))
 
 
 def lower_application(application: Application) -> LayerGraph:
     """The layers of an application, without what they could be compiled from.
 
-    The weights of all applications together would take gigabytes.
+    The weights of all applications together would take gigabytes. What the paper's client sends as
+    an image comes as one, and is normalised in a layer.
     """
     model, example = application.build()
-    graph = lower(model, examples=example)
+    images = {} if application.image_nbytes is None else {_INPUT: "imagenet"}
+    graph = lower(model, examples=example, preprocess=images)
     return graph.with_layers(replace(layer, payload=None) for layer in graph.layers)
 
 
@@ -119,15 +103,19 @@ def make_cases(graphs: Mapping[str, LayerGraph], machines: Machines) -> list[Cas
         Case(application, annotated, device, machines.server, link)
         for device in machines.devices
         for application in APPLICATIONS
-        for annotated in [_annotate(graphs[application.name], device, machines.server)]
+        for annotated in [_annotate(application, graphs, device, machines.server)]
         for link in links
     ]
 
 
-def _annotate(graph: LayerGraph, device: Target, server: Target) -> LayerGraph:
+def _annotate(
+    application: Application, graphs: Mapping[str, LayerGraph], device: Target, server: Target
+) -> LayerGraph:
     predictors = predictor_for(device), predictor_for(server)
     shares = device.cold_share, server.cold_share
-    return annotate(graph, *predictors, device.busy_watts, *shares)
+    graph = annotate(graphs[application.name], *predictors, device.busy_watts, *shares)
+    nbytes = application.image_nbytes
+    return graph if nbytes is None else take_images(graph, {_INPUT: nbytes}, device, server)
 
 
 # Machines ----------------------------------------------------------------------------------------

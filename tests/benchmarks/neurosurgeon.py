@@ -223,9 +223,8 @@ _NOTES = (
     "Means of ratios are ruled by POS, CHK and NER, which compute for a fraction of a "
     "millisecond: whatever a network takes is gained. What a request cost the paper's software "
     "besides computing is not known; it bounds such gains.",
-    "Cloud-only sends IMC's image as a JPEG of 152 kB, as in the paper. partc does not encode "
-    "inputs yet: its plans send 618 kB for the same image, and can be worse than that. The last "
-    "column of the headline gives both the JPEG, and so do the tables of what varies over time.",
+    "IMC's image is a JPEG of 152 kB, as in the paper: who computes on it decodes it, which takes "
+    "time here and was free there, and normalises it, in a layer.",
     "All of a request's energy includes the radio's tail (LTE: 12.3 J), the device's idling and "
     "the download. The paper's formula counts computing and sending alone; the plans in its "
     "rows are the best by that formula. The TK1's watts are those of its CPU and GPU together, "
@@ -285,11 +284,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print_plans(console, machines, cases)
         console.print("\nWhat the paper says of AlexNet beside ours")
         console.print(point_table(cases))
-        encoded = [case.with_encoded_input for case in cases]
-        print_courses(console, encoded)
+        print_courses(console, cases)
         print_throughput(console, cases)
-    print_timeline(console, encoded, bandwidth_course(), "IMC", "jetson-tk1-cpu")
-    print_timeline(console, encoded, load_course(), "IMC", "jetson-tk1")
+    print_timeline(console, cases, bandwidth_course(), "IMC", "jetson-tk1-cpu")
+    print_timeline(console, cases, load_course(), "IMC", "jetson-tk1")
     console.print("\nThe queueing simulation, checked: the mean wait, at services of 1 ms")
     checks = list(check_queues())
     console.print(check_table(checks))
