@@ -132,13 +132,16 @@ def plan(
             metavar="COUNT",
             min=1,
             help="How often layers may change between device and server; 2 lets the last ones, or "
-            "all behind the first ones, be on the device again.",
+            "all behind the first ones, be on the device again. Shown only: in a bundle no layer "
+            "on the device reads what the server made.",
         ),
     ] = 1,
     overlap: Annotated[
         bool,
         typer.Option(
-            "--overlap", help="Plan as if device, link and server worked at the same time."
+            "--overlap",
+            help="Plan as if device, link and server worked at the same time. Shown only: in a "
+            "bundle one step follows the other.",
         ),
     ] = False,
     compare: Annotated[

@@ -254,9 +254,11 @@ def _max_error(given: float | None) -> float | None:
 
 
 def _busy(given: float | Interval) -> Interval:
-    low, high = sorted(_interval(given))
     what = "--server-busy is how many other requests the server computes"
-    return _at_least_zero(what, low), _at_least_zero(what, high)
+    low, high = (_at_least_zero(what, each) for each in _interval(given))
+    if low > high:
+        raise PartcError(f"--server-busy goes from less to more, not {low:g}..{high:g}")
+    return low, high
 
 
 def _interval(given: float | Interval) -> Interval:

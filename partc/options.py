@@ -50,7 +50,7 @@ TierNames = Annotated[
         "--tiers",
         metavar="NAME,NAME,…",
         help="Instead of --target and --server: machines in a row, the device first, with a --link "
-        "between each two.",
+        "between each two. Shown only: a bundle is for a device and one server.",
         show_default=False,
     ),
 ]

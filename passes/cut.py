@@ -18,16 +18,15 @@ from itertools import compress
 import numpy as np
 from numpy.typing import NDArray
 
-from partc.errors import TargetError
 from partc.graph import LayerGraph
 from partc.passes.choices import Choices, find_choices
 from partc.passes.closure import LARGEST_SUM, Integers, find_closure
 from partc.passes.pins import check_pins
-from partc.passes.price import UNITS_PER_MILLI, Array, Price
+from partc.passes.price import UNITS_PER_MILLI, Array, Price, check_total
 from partc.plan import Cut, Side
 
 # A cost counts in two weights at most, and all costs together in two more, those of the pins.
-_LARGEST_TOTAL = LARGEST_SUM / 4 / UNITS_PER_MILLI
+_LARGEST_UNITS = LARGEST_SUM / 4
 
 
 def find_cut(graph: LayerGraph, price: Price, pins: Mapping[str, Side] = {}) -> Cut:
@@ -48,17 +47,9 @@ def find_cut(graph: LayerGraph, price: Price, pins: Mapping[str, Side] = {}) -> 
     """
     if pins:
         check_pins(graph, pins)
-    _check_total(price)
+    check_total(price.total, _LARGEST_UNITS)
     best = min(_candidates(graph, price, pins), key=lambda candidate: candidate[0])[1]
     return price.best_encodings(graph, best)
-
-
-def _check_total(price: Price) -> None:
-    if not price.total <= _LARGEST_TOTAL:
-        raise TargetError(
-            f"layers and transfers cost {price.total:.3g} ms or mJ together, expected at most "
-            f"{_LARGEST_TOTAL:.3g}; check the link's rates and the layers' costs"
-        )
 
 
 def _candidates(

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partc.cost import Cost
+from partc.errors import TargetError
 from partc.graph import LayerGraph
 from partc.plan import FREE_ENTRY, Conditions, Cut, EntryCharges, transfer_ms
 
@@ -91,6 +92,24 @@ class Price:
             for tensor in graph.tensors
         ]
         return first + np.array(later)
+
+
+def check_total(total: float, largest_units: float) -> None:
+    """Refuse costs that are too large to add up.
+
+    Args:
+        total: Of all costs together, in ms or mJ.
+        largest_units: What they may come to, in whole units.
+
+    Raises:
+        TargetError: They come to more.
+    """
+    most = largest_units / UNITS_PER_MILLI
+    if not total <= most:
+        raise TargetError(
+            f"layers and transfers cost {total:.3g} ms or mJ together, expected at most "
+            f"{most:.3g}; check the rates of the network and the layers' costs"
+        )
 
 
 def _crossing(graph: LayerGraph, cut: Cut) -> NDArray[np.bool_]:

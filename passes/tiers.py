@@ -24,15 +24,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from partc.cost import Cost
-from partc.errors import TargetError
 from partc.graph import LayerGraph
 from partc.passes.chain import Chain, TierPlan, make_tier_plan
 from partc.passes.choices import Choices, find_choices
 from partc.passes.closure import LARGEST_SUM, Integers, find_closure
-from partc.passes.price import UNITS_PER_MILLI, Array, returned_nbytes
+from partc.passes.price import UNITS_PER_MILLI, Array, check_total, returned_nbytes
 from partc.plan import transfer_ms
 
-_LARGEST_TOTAL = LARGEST_SUM / 2 / UNITS_PER_MILLI  # a cost counts in two differences at most
+_LARGEST_UNITS = LARGEST_SUM / 2  # a cost counts in two differences at most
 
 
 def find_tiers(
@@ -125,7 +124,9 @@ def _price(graph: LayerGraph, chain: Chain, cost: Cost) -> _Prices:
         weights * [tier.entry_ms for tier in chain.tiers],
         _up_to_each_machine(round_trips),
     )
-    _check_total(float(parts[0].sum() + up.sum() + parts[2].sum() + round_trips.sum()))
+    check_total(
+        float(parts[0].sum() + up.sum() + parts[2].sum() + round_trips.sum()), _LARGEST_UNITS
+    )
     return _Prices(*(np.rint(part * UNITS_PER_MILLI).astype(np.int64) for part in parts))
 
 
@@ -138,14 +139,6 @@ def _transfers(weights: Sequence[float], sizes: Array, mbps: Sequence[float]) ->
 def _up_to_each_machine(links: Array) -> Array:
     """Sums over the links between the device and each machine."""
     return np.concatenate([np.zeros_like(links[:1]), links.cumsum(axis=0)])
-
-
-def _check_total(total: float) -> None:
-    if not total <= _LARGEST_TOTAL:
-        raise TargetError(
-            f"layers and transfers cost {total:.3g} ms or mJ together, expected at most "
-            f"{_LARGEST_TOTAL:.3g}; check the links' rates and the layers' costs"
-        )
 
 
 def _place(choices: Choices, prices: _Prices, machines: Sequence[int]) -> tuple[int, Integers]:

@@ -90,3 +90,9 @@ class TestServerLoad:
     def test_what_no_server_can_be(self, busy: float) -> None:
         with pytest.raises(PartcError, match=f"--server-busy is how many .*, not {busy}$"):
             make_goal("native", server_busy=busy)
+
+    def test_a_server_gets_busier_from_less_to_more(self) -> None:
+        assert make_goal("native", server_busy=(0, 6)).server_busy == (0, 6)
+        wrong = r"^--server-busy goes from less to more, not 6\.\.0$"
+        with pytest.raises(PartcError, match=wrong):
+            make_goal("native", server_busy=(6, 0))

@@ -421,7 +421,7 @@ def test_costs_too_large_to_add_up() -> None:
         find_cut(CHAIN.graph, replace(LINK, uplink_mbps=1e-12), POWER)
     assert str(error.value) == (
         "layers and transfers cost 1.84e+14 ms or mJ together, expected at most 5.76e+11; "
-        "check the link's rates and the layers' costs"
+        "check the rates of the network and the layers' costs"
     )
 
 
