@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -114,6 +114,7 @@ def describe_bundle(
     goal: Goal,
     decisions: Sequence[Decision],
     staging: Path,
+    preprocess: Mapping[str, str] = {},
 ) -> Manifest:
     """The manifest of a bundle whose other files are all in place."""
     return Manifest(
@@ -123,6 +124,7 @@ def describe_bundle(
         model=model.name,
         inputs=_entries(model.inputs),
         outputs=_entries(model.outputs),
+        preprocess=preprocess,
         image_inputs=model.image_inputs,
         target=goal.target.name,
         server=goal.server.name,

@@ -121,7 +121,7 @@ def _write_bundle(
     for side, artifact in artifacts.items():
         write_glue(spec, artifact, side, staging / side.value)
     (staging / "report.html").write_text(report_html(decisions[0]), encoding="utf-8")
-    manifest = describe_bundle(spec, table, goal, decisions, staging)
+    manifest = describe_bundle(spec, table, goal, decisions, staging, source.preprocess)
     (staging / MANIFEST_NAME).write_bytes(manifest_json(manifest))
 
 

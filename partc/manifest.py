@@ -87,7 +87,8 @@ class _Header(msgspec.Struct, frozen=True):
 class Manifest(_Part, frozen=True):
     """Everything that a bundle says about itself.
 
-    ``image_inputs`` names the inputs that come as JPEG or PNG files.
+    ``preprocess`` says of inputs that are images how the model normalises them, and
+    ``image_inputs`` names those that come as JPEG or PNG files.
 
     ``files`` holds the SHA-256 of every file but the manifest, by its path in the bundle. It tells
     a damaged bundle from a whole one; against somebody who can write a manifest it is no help.
@@ -102,6 +103,7 @@ class Manifest(_Part, frozen=True):
     model: str
     inputs: tuple[TensorEntry, ...]
     outputs: tuple[TensorEntry, ...]
+    preprocess: Mapping[str, str]
     image_inputs: tuple[str, ...]
     target: str
     server: str

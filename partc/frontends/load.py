@@ -59,6 +59,7 @@ def import_source(model: Any, inputs: Inputs) -> SourceModel:
         texts = (f"{name}={text}" for name, text in inputs.preprocess.items())
         wanted = dict(parse_normalisation("--preprocess", text) for text in texts)
         source = add_preprocessing(source, wanted)
+        source = replace(source, preprocess=inputs.preprocess)
     if inputs.calibration is None:
         return source
     samples = load_calibration(Path(inputs.calibration), source.inputs)

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import tvm
@@ -30,6 +30,7 @@ class SourceModel:
         reference: Runs the source model itself on arrays by input name and returns arrays by
             output name.
         examples: Inputs that the user gave with the model, if any.
+        preprocess: How inputs that are images are normalised, in the user's words.
         calibration: Inputs like those that the model will get, if the user gave any.
     """
 
@@ -39,4 +40,5 @@ class SourceModel:
     outputs: tuple[Tensor, ...]
     reference: Callable[[Arrays], dict[str, NDArray[np.generic]]]
     examples: Arrays | None = None
+    preprocess: Mapping[str, str] = field(default_factory=dict[str, str])
     calibration: tuple[Arrays, ...] = ()

@@ -144,6 +144,7 @@ def test_an_input_may_come_as_an_image_file(tiny_model: Path, tmp_path: Path) ->
     inputs = Inputs(preprocess={INPUT: "signed"})
     compile_model(tiny_model, goal, tmp_path / "out", inputs)
     bundle = open_bundle(tmp_path / "out")
+    assert bundle.manifest.preprocess == {INPUT: "signed"}
     server_only, *_ = bundle.manifest.plans
     assert [(sent.encoding, sent.nbytes) for sent in server_only.upload] == [("image", 200)]
     pixels = np.random.default_rng(0).integers(0, 255, (1, 8, 8, 3), np.uint8, endpoint=True)
