@@ -111,13 +111,16 @@ def answer(
         return [_switching(graph, goal, link, question.switches) for link in goal.links]
     if question.overlap:
         return [_timeline(graph, goal, link) for link in goal.links]
-    return _decisions(graph, goal, question.compare)
+    return _decisions(graph, goal, question.compare, progress)
 
 
-def _decisions(graph: LayerGraph, goal: Goal, comparing: bool) -> Sequence[Answer]:
+def _decisions(
+    graph: LayerGraph, goal: Goal, comparing: bool, progress: Progress
+) -> Sequence[Answer]:
     decisions = decide(graph, goal)
     if not comparing:
         return [Answer(partial(decision_json, d), partial(print_decision, d)) for d in decisions]
+    progress("Planning as others would")
     entry = entry_charges(goal.target, goal.server)
     compared = [(decision, compare(decision, entry)) for decision in decisions]
     return [
