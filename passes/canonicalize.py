@@ -101,12 +101,15 @@ class _Rewriter:
         self.definitions[var], self._uses[var] = value, 1
         return var
 
+    def definition(self, expr: relax.Expr) -> relax.Call | None:
+        """The call that makes a value; None of what none makes, such as an item of a tuple."""
+        found = self.definitions.get(expr)
+        return found if isinstance(found, relax.Call) else None
+
     def sole_definition(self, expr: relax.Expr) -> relax.Call | None:
         """The call that makes a value, if nothing but one reader needs the value."""
-        if isinstance(expr, relax.Var) and self._uses[expr] == 1:
-            definition = self.definitions.get(expr)
-            return definition if isinstance(definition, relax.Call) else None
-        return None
+        is_sole = isinstance(expr, relax.Var) and self._uses[expr] == 1
+        return self.definition(expr) if is_sole else None
 
     def _simplify(self, call: relax.Call) -> relax.Expr:
         for rule in (_evaluate, _drop_identity, self._rules.get(op_name(call))):
@@ -351,10 +354,10 @@ def _sum_of_stacked(rewriter: _Rewriter, call: relax.Call) -> relax.Expr | None:
 
 def _fold_shuffle(rewriter: _Rewriter, call: relax.Call) -> relax.Expr | None:
     """Splitting channels in two axes, exchanging and joining these takes them in another order."""
-    exchanged = rewriter.definitions.get(call.args[0])
+    exchanged = rewriter.definition(call.args[0])
     if exchanged is None or op_name(exchanged) != "permute_dims":
         return None
-    split = rewriter.definitions.get(exchanged.args[0])
+    split = rewriter.definition(exchanged.args[0])
     if split is None or op_name(split) != "reshape" or not _same_type(split.args[0], call):
         return None
     groups = shape_of(split)

@@ -336,6 +336,16 @@ def channel_shuffle_of_a_row(emit, x):
     return _shuffle(emit, row, (1, 2, 2, 6, 6))[0]
 
 
+def half_reshaped(emit, x):
+    half = emit(relax.TupleGetItem(emit(op.split(x, 2, 1)), 0))
+    return emit(op.reshape(half, (1, 72)))
+
+
+def half_exchanged(emit, x):
+    half = emit(relax.TupleGetItem(emit(op.split(x, 2, 1)), 0))
+    return emit(op.reshape(emit(op.permute_dims(half, (0, 2, 1, 3))), (1, 72)))
+
+
 def rows_exchanged_with_channels(emit, x):
     return _shuffle(emit, x, (1, 4, 2, 3, 6))[0]
 
@@ -417,6 +427,8 @@ def results_that_no_operator_makes(emit, x):
         (channel_shuffle_and_reshape, "reshape permute_dims reshape"),
         (channel_shuffle_of_a_row, "reshape relu reshape permute_dims reshape"),
         (rows_exchanged_with_channels, "reshape permute_dims reshape"),
+        (half_reshaped, "split reshape"),
+        (half_exchanged, "split permute_dims reshape"),
         (dead_code, "split sigmoid"),
         (tuple_read_whole, "split concat relu"),
         (results_that_no_operator_makes, ""),
