@@ -1,4 +1,4 @@
-"""What ``partc plan`` can be asked, and how each answer is shown."""
+"""How each answer of ``partc plan`` is found and shown."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from pathlib import Path
 from rich.console import Console
 
 from partc.compiler import lower_model, prepare_model
-from partc.errors import PartcError
 from partc.frontends.load import Inputs
 from partc.goal import Goal
 from partc.graph import LayerGraph
 from partc.passes.annotate import entry_charges
-from partc.plan import Objective
 from partc.planner import Progress, decide, overlap, survey, switch, trade
+from partc.question import Question
 from partc.report.comparison import compare, comparison_json, print_comparison
 from partc.report.front import front_json, print_front
 from partc.report.json import decision_json
@@ -27,57 +26,6 @@ from partc.report.tiers import print_tiers, tiers_json
 from partc.report.timeline import print_timeline, save_timeline, timeline_json
 from partc.targets.link import Link
 from partc.tiering import TierGoal, plan_tiers
-
-
-@dataclass(frozen=True)
-class Question:
-    """What to show of the plans for a model; by default the best one, or all that win in a range.
-
-    Args:
-        pareto: All plans between least latency and least energy.
-        compare: What other planners would choose.
-        switches: How often layers may change sides.
-        overlap: The plan with the shortest schedule, if whatever can overlaps.
-    """
-
-    pareto: bool = False
-    compare: bool = False
-    switches: int = 1
-    overlap: bool = False
-
-    def check(self, goal: Goal | TierGoal, drawn: bool, alone: bool) -> None:
-        """Refuse what makes no sense together.
-
-        Args:
-            goal: What is planned for.
-            drawn: Whether the answer is to be drawn.
-            alone: Whether there may be one answer only.
-
-        Raises:
-            PartcError: Says what.
-        """
-        varies = isinstance(goal, Goal) and goal.varies
-        asked = {
-            "--tiers": isinstance(goal, TierGoal),
-            "--pareto": self.pareto,
-            "--compare": self.compare,
-            "--switches": self.switches > 1,
-            "--overlap": self.overlap,
-            "a range of conditions": varies,
-        }
-        given = [name for name, is_asked in asked.items() if is_asked]
-        if len(given) > 1:
-            raise PartcError(f"{' and '.join(given)} are different questions; ask one at a time")
-        if (self.pareto or self.overlap) and goal.objective is not Objective.LATENCY:
-            raise PartcError(f"{given[0]} is about latency; leave out --objective")
-        if drawn and not (varies or self.overlap):
-            raise PartcError(
-                "--plot draws a range of conditions, such as --uplink 0.5..50, or --overlap"
-            )
-        if alone and isinstance(goal, Goal) and len(goal.links) > 1:
-            raise PartcError(
-                f"--json and --plot are for one answer, but {len(goal.links)} links were given"
-            )
 
 
 @dataclass(frozen=True)

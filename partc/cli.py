@@ -17,6 +17,7 @@ from rich.table import Table
 
 from partc.errors import BundleError, CompilerError, PartcError
 from partc.frontends.form import find_form
+from partc.goal import SERVER, make_goal
 from partc.graph import PLAIN
 from partc.options import (
     AsJson,
@@ -32,6 +33,7 @@ from partc.options import (
 )
 from partc.plan import Cut, Side
 from partc.progress import show_budget, show_steps
+from partc.question import Question
 
 # What only some commands need is imported where they need it: the compiler takes seconds to load.
 
@@ -104,6 +106,8 @@ def compile_command(
     for decision in decisions:
         print_decision(decision, console)
         console.print()
+    if goal.varies:
+        _inspect_bundle(output, as_json=False)
     typer.echo(f"wrote {output}; next: partc serve {shlex.quote(str(output))}")
 
 
@@ -155,13 +159,13 @@ def plan(
     from partc.report.terminal import report_console
 
     said = _read_inputs(shape, preprocess, calibration)
+    question = Question(pareto, compare, switches, overlap)
+    question.check(goal, drawn=plot is not None, alone=as_json or plot is not None)
     find_form(model)
     with show_steps() as progress:
-        from partc.answers import Question, answer
+        from partc.answers import answer
         from partc.frontends.load import Inputs
 
-        question = Question(pareto, compare, switches, overlap)
-        question.check(goal, drawn=plot is not None, alone=as_json or plot is not None)
         answers = answer(model, goal, question, Inputs(**said), progress)
     console = report_console(sys.stdout)
     for each in answers:
@@ -189,7 +193,7 @@ def inspect(
         str | None,
         typer.Option("--target", metavar="NAME", help="Predict times on this device, too."),
     ] = None,
-    server: ServerName = "x86-64-v3",
+    server: ServerName = SERVER,
     link: Annotated[
         str,
         typer.Option("--link", metavar="NAME", help="A name from `partc links`, or a .toml file."),
@@ -214,8 +218,6 @@ def inspect(
         return
     if html and not target:
         raise PartcError("--html shows times, so it needs --target; `partc targets` lists them")
-    from partc.goal import make_goal
-
     goal = make_goal(target=target, server=server, link=link) if target else None
     said = _read_inputs(shape, preprocess)
     find_form(model)
@@ -427,11 +429,9 @@ def _inspect_bundle(directory: Path, as_json: bool) -> None:
     if as_json:
         typer.echo(manifest_json(manifest), nl=False)
         return
-    encoded = any(sent.encoding != PLAIN for plan in manifest.plans for sent in plan.upload)
-    sent_as = ("sent as",) if encoded else ()
     _print_table(
         (
-            *("plan", "version", "device ms", "server ms", *sent_as),
+            *("plan", "version", "device ms", "server ms", "sent"),
             *("upload bytes", "download bytes", "best on"),
         ),
         (
@@ -440,7 +440,7 @@ def _inspect_bundle(directory: Path, as_json: bool) -> None:
                 str(plan.version),
                 f"{plan.device_ms:.2f}",
                 f"{plan.server_ms:.2f}",
-                *((", ".join(sent.encoding for sent in plan.upload),) if encoded else ()),
+                ", ".join(map(_describe_sent, plan.upload)),
                 str(plan.upload_nbytes),
                 str(plan.download_nbytes),
                 ", ".join(link.name for link in manifest.links if link.plan == plan.name),
@@ -449,6 +449,10 @@ def _inspect_bundle(directory: Path, as_json: bool) -> None:
         ),
         title=f"{manifest.model}: {manifest.target} and {manifest.server}",
     )
+
+
+def _describe_sent(sent: Any) -> str:
+    return sent.name if sent.encoding == PLAIN else f"{sent.name} as {sent.encoding}"
 
 
 def _write_html(path: Path, decision: Any) -> None:

@@ -14,6 +14,7 @@ from partc.codegen.calibrate import measure_encodings
 from partc.codegen.glue import model_spec, write_glue
 from partc.codegen.halves import build_half
 from partc.codegen.verify import make_samples, verify
+from partc.errors import PartcError
 from partc.frontends.load import INPUTS, Inputs, import_source
 from partc.frontends.source import Arrays, SourceModel
 from partc.goal import Goal
@@ -28,6 +29,7 @@ from partc.passes.segment import build_plan_table
 from partc.plan import PlanTable, Side
 from partc.planner import (
     Progress,
+    check_range,
     decide,
     keeps_constraints,
     predict_costs,
@@ -78,7 +80,16 @@ def compile_model(
 def prepare_model(
     model: Any, goal: Goal, inputs: Inputs, progress: Progress
 ) -> tuple[SourceModel, LayerGraph]:
-    """A model and its layer graph, with all that a plan for a goal rests on."""
+    """A model and its layer graph, with all that a plan for a goal rests on.
+
+    Raises:
+        PartcError: The model or what is said of its inputs cannot be worked with, or the goal
+            contradicts itself.
+    """
+    if goal.varies:
+        check_range(goal)
+    if inputs.calibration is not None and goal.constraints.max_error is None:
+        raise PartcError("--calibration is what --max-error is measured on; give both or neither")
     progress("Importing the model")
     source = import_source(model, inputs)
     graph = predict_costs(lower(source), goal, progress)
@@ -93,8 +104,9 @@ def prepare_model(
 
 def _calibration(source: SourceModel, progress: Progress) -> list[Arrays]:
     """What to measure encodings on."""
-    if not source.calibration and source.examples is None:
-        progress("No --calibration: sizes and deviations are those of random inputs")
+    if not source.calibration:
+        given = "random inputs" if source.examples is None else "the example inputs"
+        progress(f"No --calibration: sizes and deviations are those of {given}")
     samples = make_samples(source)
     return [sample.inputs for sample in samples if sample.calibration]
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import TypedDict, TypeVar
 
 from typing_extensions import Unpack
 
 from partc.errors import PartcError
 from partc.plan import ConditionRange, Conditions, Interval, Objective, Side
+from partc.quantities import parse_nbytes
 from partc.targets.link import Link, load_link
 from partc.targets.target import Target, load_target
 
@@ -54,6 +56,28 @@ class Constraints:
     device_nbytes: int | None = None
     split: bool | None = None
     max_error: float | None = None
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The options of the command line that give what there is."""
+        return tuple(
+            option
+            for name, option in _CONSTRAINTS.items()
+            if getattr(self, name) != getattr(Constraints(), name)
+        )
+
+
+_CONSTRAINTS = {
+    "pins": "--pin and --forbid",
+    "private_until": "--private-until",
+    "deadline_ms": "--deadline",
+    "energy_mj": "--max-energy",
+    "server_ms": "--max-server-time",
+    "upload_nbytes": "--max-upload",
+    "device_nbytes": "--device-memory",
+    "split": "--must-split and --no-split",
+    "max_error": "--max-error",
+}
 
 
 @dataclass(frozen=True)
@@ -177,7 +201,7 @@ class GoalOptions(TypedDict, total=False):
     device_memory_nbytes: int | None
     split: bool | None
     max_error: float | None
-    input_nbytes: Mapping[str, int]
+    input_nbytes: Mapping[str, int | str]
     uplink_mbps: float | Interval | None
     downlink_mbps: float | Interval | None
     round_trip_ms: float | Interval | None
@@ -199,6 +223,7 @@ def make_goal(target: str, server: str = SERVER, **options: Unpack[GoalOptions])
         PartcError: No link is given, there is no such objective or side, a number is out of its
             range, or options contradict each other.
     """
+    _check_names(options)
     links = _names(options.get("link", "wifi"))
     if not links:
         raise PartcError("a plan needs at least one link; `partc links` lists them")
@@ -206,6 +231,11 @@ def make_goal(target: str, server: str = SERVER, **options: Unpack[GoalOptions])
     if rpc and not measure:
         raise PartcError("--rpc says where to measure, so it needs --measure")
     objective = _objective(options.get("objective", "latency"))
+    if options.get("rate_hz") and objective in (Objective.ENERGY, Objective.WEIGHTED):
+        raise PartcError(
+            "--rate makes throughput the objective where the fastest plan cannot keep up, so it "
+            f"goes with --objective latency, not {objective.value}; leave one of them out"
+        )
     return Goal(
         target=load_target(target),
         server=load_target(server),
@@ -220,6 +250,15 @@ def make_goal(target: str, server: str = SERVER, **options: Unpack[GoalOptions])
         measure=measure,
         rpc=rpc,
     )
+
+
+def _check_names(options: Mapping[str, object]) -> None:
+    """Refuse options that would be ignored."""
+    for name in options.keys() - GoalOptions.__annotations__.keys():
+        known = list(GoalOptions.__annotations__)
+        close = get_close_matches(name, known, 1) or [each for each in known if name in each]
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise PartcError(f"there is no option {name!r}; {hint}the options are {', '.join(known)}")
 
 
 def _network(options: GoalOptions) -> Iterator[tuple[str, Interval]]:
@@ -238,7 +277,8 @@ def _network(options: GoalOptions) -> Iterator[tuple[str, Interval]]:
 
 
 def _image_nbytes(options: GoalOptions) -> Iterator[tuple[str, int]]:
-    for name, nbytes in options.get("input_nbytes", {}).items():
+    for name, size in options.get("input_nbytes", {}).items():
+        nbytes = parse_nbytes("--input-nbytes", size) if isinstance(size, str) else size
         if nbytes <= 0:
             raise PartcError(f"--input-nbytes {name} is the size of a file, not {nbytes} bytes")
         yield name, nbytes
@@ -284,6 +324,8 @@ def _constraints(options: GoalOptions) -> Constraints:
 
 
 def _items(pins: Pins | None) -> Sequence[tuple[str, str]]:
+    if not isinstance(pins or {}, Mapping):
+        raise PartcError(f"pins are patterns with sides, as in {{'stem*': 'device'}}, not {pins!r}")
     return list((pins or {}).items())
 
 

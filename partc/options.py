@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 import typer
 
 from partc.errors import PartcError
+from partc.goal import SERVER, make_goal
 from partc.plan import Objective
 from partc.quantities import parse_interval, parse_nbytes
 
@@ -33,7 +34,10 @@ TargetName = Annotated[
 ServerName = Annotated[
     str,
     typer.Option(
-        "--server", metavar="NAME", help="The server: a name from `partc targets`, or a .toml file."
+        "--server",
+        metavar="NAME",
+        help="The server: a name from `partc targets`, or a .toml file.",
+        show_default=SERVER,
     ),
 ]
 LinkNames = Annotated[
@@ -109,7 +113,8 @@ def takes_a_goal(command: Callable[..., None]) -> Callable[..., None]:
 def takes_a_goal_or_tiers(command: Callable[..., None]) -> Callable[..., None]:
     """The same, with ``--tiers`` in place of the device and the server if it is given."""
     parameters = dict(inspect.signature(_read_goal).parameters)
-    parameters["target"] = parameters["target"].replace(default=None)
+    for name in ("target", "server"):
+        parameters[name] = parameters[name].replace(default=None)
     tiers = inspect.Parameter("tiers", inspect.Parameter.KEYWORD_ONLY, default=None)
     return _with_options(command, _read_goal_or_tiers, {**parameters, "tiers": tiers})
 
@@ -138,15 +143,18 @@ def _with_options(
 
 
 def _read_goal_or_tiers(
-    target: str | None, tiers: str | None, server: str, link: list[str], **options: Any
+    target: str | None, tiers: str | None, server: str | None, link: list[str], **options: Any
 ) -> Any:
     names = tiers.split(",") if tiers else []
     if bool(target) == bool(names):
+        came = "both" if target else "neither"
         raise PartcError(
-            "a plan needs --target NAME, the device, or --tiers NAME,NAME,…, one of the two"
+            f"a plan needs either --target NAME, the device, or --tiers NAME,NAME,…; {came} came"
         )
     if target:
-        return _read_goal(target, server=server, link=link, **options)
+        return _read_goal(target, server=server or SERVER, link=link, **options)
+    if server:
+        raise PartcError(f"--tiers names all machines; leave out --server {server}")
     from partc.tiering import make_tier_goal
 
     return make_tier_goal(names, link, _read_goal(names[0], names[-1], link, **options))
@@ -154,7 +162,7 @@ def _read_goal_or_tiers(
 
 def _read_goal(
     target: TargetName,
-    server: ServerName = "x86-64-v3",
+    server: ServerName = SERVER,
     link: LinkNames = ["wifi"],  # noqa: B006  typer copies it
     objective: Annotated[
         Objective,
@@ -277,8 +285,6 @@ def _read_goal(
     ] = False,
     rpc: BoardAddress = None,
 ) -> Any:
-    from partc.goal import make_goal
-
     return make_goal(
         target=target,
         server=server,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from partc.cost import DEVIATION, LATENCY, SERVER_TIME, UPLOAD_NBYTES, Cost, aim_of, energy
-from partc.errors import PartcError
+from partc.errors import InfeasibleError, PartcError
 from partc.goal import Constraints, Goal
 from partc.graph import LayerGraph
 from partc.passes.annotate import annotate, entry_charges
@@ -78,11 +78,15 @@ def survey(graph: LayerGraph, goal: Goal, link: Link) -> Survey:
         PartcError: The objective or a constraint is of no use over a range.
         InfeasibleError: No plan keeps the constraints.
     """
-    _require_fixed_limits(goal)
+    check_range(goal)
+
+    gaps = [0.0]
 
     def find(conditions: Conditions) -> Cut:
         case = _case(graph, goal, link, conditions)
-        return _best(case, goal.objective, _limits(case)).cut
+        optimum = _best(case, goal.objective, _limits(case))
+        gaps.append(optimum.gap)
+        return optimum.cut
 
     def cost_at(conditions: Conditions) -> Cost:
         case = _case(graph, goal, link, conditions)
@@ -92,7 +96,7 @@ def survey(graph: LayerGraph, goal: Goal, link: Link) -> Survey:
     entry = entry_charges(goal.target, goal.server)
     envelope = find_envelope(graph, find, cost_at, goal.range(link), entry)
     names = (goal.target.name, goal.server.name, link.name)
-    return Survey(graph, goal.objective, *names, envelope)
+    return Survey(graph, goal.objective, *names, envelope, max(gaps))
 
 
 def keeps_constraints(graph: LayerGraph, goal: Goal, cut: Cut) -> bool:
@@ -100,8 +104,7 @@ def keeps_constraints(graph: LayerGraph, goal: Goal, cut: Cut) -> bool:
     wanted = replace(goal.constraints, deadline_ms=None, energy_mj=None, server_ms=None)
     link = goal.links[0]
     limits = _limits(_case(graph, replace(goal, constraints=wanted), link, goal.conditions(link)))
-    sides = {name: cut.side(graph.by_name[name]) for name in limits.pins}
-    return sides == limits.pins and keeps(graph, cut, limits)
+    return _keeps_all(graph, cut, limits)
 
 
 def trade(graph: LayerGraph, goal: Goal, link: Link, progress: Progress = lambda _: None) -> Front:
@@ -160,7 +163,10 @@ def switch(graph: LayerGraph, goal: Goal, link: Link, switches: int) -> Switchin
     problem = SwitchingProblem(graph, aim.costs[0], case.conditions, case.entry)
     limits = _limits(case)
     placement, bound = find_placement(problem, switches, limits.pins)
-    cut = case.plan(_best(case, goal.objective, limits).cut)
+    try:
+        cut_cost = _best(case, goal.objective, limits).cost
+    except InfeasibleError:
+        cut_cost = None
     return Switching(
         graph=graph,
         objective=goal.objective,
@@ -169,8 +175,7 @@ def switch(graph: LayerGraph, goal: Goal, link: Link, switches: int) -> Switchin
         placement=placement,
         cost=problem.total(placement),
         bound=bound,
-        cut=cut,
-        cut_cost=aim.of(cut, case.conditions),
+        cut_cost=cut_cost,
         unit=aim.unit,
     )
 
@@ -204,8 +209,12 @@ def overlap(graph: LayerGraph, goal: Goal, link: Link) -> Timeline:
     )
 
 
-def _require_fixed_limits(goal: Goal) -> None:
-    """Refuse what makes the best cost a function that planes do not envelop."""
+def check_range(goal: Goal) -> None:
+    """Refuse what makes the best cost a function that planes do not envelop.
+
+    Raises:
+        PartcError: The objective or a constraint is of no use over a range of conditions.
+    """
     wanted = goal.constraints
     if goal.objective is Objective.THROUGHPUT or goal.rate_hz:
         raise PartcError(
@@ -270,6 +279,7 @@ def _case(graph: LayerGraph, goal: Goal, link: Link, conditions: Conditions) -> 
 def _decide(case: _Case) -> Decision:
     goal, graph = case.goal, case.graph
     limits = _limits(case)
+    others = {"device only": Cut.device_only(), "server only": Cut.server_only(graph)}
     objective, optimum = _choose(case, limits)
     return Decision(
         graph=graph,
@@ -280,13 +290,21 @@ def _decide(case: _Case) -> Decision:
         conditions=case.conditions,
         power=case.power,
         plan=case.plan(optimum.cut),
-        device_only=case.plan(Cut.device_only()),
-        server_only=case.plan(Cut.server_only(graph)),
+        device_only=case.plan(others["device only"]),
+        server_only=case.plan(others["server only"]),
         server_busy=goal.server_busy[0],
+        rate_hz=goal.rate_hz,
         ms_per_mj=goal.ms_per_mj,
         gap=optimum.gap,
         keeping=_describe_limits(goal, limits),
+        breaking=tuple(t for t, cut in others.items() if not _keeps_all(graph, cut, limits)),
     )
+
+
+def _keeps_all(graph: LayerGraph, cut: Cut, limits: Limits) -> bool:
+    """Whether a cut keeps limits, pins included."""
+    sides = {name: cut.side(graph.by_name[name]) for name in limits.pins}
+    return sides == limits.pins and keeps(graph, cut, limits)
 
 
 def _choose(case: _Case, limits: Limits) -> tuple[Objective, Optimum]:

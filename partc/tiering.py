@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from partc.cost import aim_of
 from partc.errors import PartcError
-from partc.goal import Constraints, Goal
+from partc.goal import Goal
 from partc.graph import LayerGraph
 from partc.passes.chain import Chain, Tier, TierPlan
 from partc.passes.tiers import find_tiers
@@ -82,7 +82,7 @@ def make_tier_goal(tiers: Sequence[str], links: Sequence[str], goal: Goal) -> Ti
 
 def _refuse_what_two_machines_keep(goal: Goal) -> None:
     given = {
-        "constraints": goal.constraints != Constraints(),
+        **dict.fromkeys(goal.constraints.options, True),
         "--rate": bool(goal.rate_hz),
         "--server-busy": any(goal.server_busy),
         "--uplink, --downlink and --round-trip": bool(goal.network),
@@ -92,8 +92,8 @@ def _refuse_what_two_machines_keep(goal: Goal) -> None:
     refused = [what for what, is_given in given.items() if is_given]
     if refused:
         raise PartcError(
-            f"--tiers goes with --objective alone, not with {' and '.join(refused)}, which are "
-            "for two machines; leave them out"
+            f"--tiers goes with --objective alone; leave out {' and '.join(refused)}, for two "
+            "machines only"
         )
 
 

@@ -91,10 +91,12 @@ class Decision:
         device_only: The plan that leaves every layer on the device.
         server_only: The plan that sends the model's inputs away.
         server_busy: How many other requests the server is expected to compute at once.
+        rate_hz: How many requests a second were asked for, if that was said.
         ms_per_mj: What a weighted objective takes a millijoule to be worth.
         gap: How much better than the chosen plan another one may be, relative to it, if the
             planner could not prove that none is.
         keeping: What it had to keep, as a user says it.
+        breaking: Titles of those of the other plans that do not keep it.
 
     Raises:
         GraphError: A plan does not place the graph's layers, or one that is said to use one
@@ -112,9 +114,11 @@ class Decision:
     device_only: Plan
     server_only: Plan
     server_busy: float = 0.0
+    rate_hz: float = 0.0
     ms_per_mj: float = 0.0
     gap: float = 0.0
     keeping: tuple[str, ...] = ()
+    breaking: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         names = {layer.name for layer in self.graph.layers}
@@ -144,6 +148,11 @@ class Decision:
     def value(self, plan: Plan) -> float:
         """What the objective makes of a plan."""
         return self.aim.of(plan, self.conditions)
+
+    @property
+    def slowest_ms(self) -> float:
+        """What the slowest of device, transfer and server takes, before a request can follow."""
+        return aim_of(Objective.THROUGHPUT, self.power).of(self.plan, self.conditions)
 
     def machine(self, side: Side) -> str:
         """The name of the machine on a side."""

@@ -11,7 +11,7 @@ from rich.text import Text
 from partc.passes.pareto import MOST
 from partc.plan import Conditions, DevicePower, Plan
 from partc.report.json import indented
-from partc.report.summary import describe_link
+from partc.report.summary import describe_link, describe_sent
 from partc.report.terminal import make_table, thousands
 
 
@@ -47,6 +47,9 @@ class FrontRow(msgspec.Struct, frozen=True):
     energy_mj: float
     device_layers: tuple[str, ...]
     server_layers: tuple[str, ...]
+    upload: tuple[str, ...]
+    encodings: tuple[str, ...]
+    deviation: float
     upload_nbytes: int
     download_nbytes: int
     device_ms: float
@@ -70,6 +73,9 @@ def front_json(front: Front) -> str:
             energy_mj=float(plan.energy_mj(front.conditions, front.power)),
             device_layers=plan.device_layers,
             server_layers=plan.server_layers,
+            upload=tuple(tensor.name for tensor in plan.upload),
+            encodings=tuple(encoding.name for encoding in plan.encodings),
+            deviation=plan.deviation,
             upload_nbytes=plan.upload_nbytes,
             download_nbytes=plan.download_nbytes,
             device_ms=float(plan.device_ms),
@@ -91,7 +97,9 @@ def print_front(front: Front, console: Console) -> None:
     if front.keeping:
         console.print(Text(f"keeping {', '.join(front.keeping)}"))
     console.print()
-    sizes = (">device layers", ">server layers", ">upload kB", ">device ms", ">server ms")
+    encoded = any(plan.cut.encodings for plan in front.plans)
+    sent = ("sent as",) if encoded else ()
+    sizes = (">device layers", ">server layers", *sent, ">upload kB", ">device ms", ">server ms")
     table = make_table(None, ">latency ms", ">energy mJ", *sizes)
     for plan in front.plans:
         table.add_row(
@@ -99,6 +107,7 @@ def print_front(front: Front, console: Console) -> None:
             f"{plan.energy_mj(given, front.power):,.3f}",
             str(len(plan.device_layers)),
             str(len(plan.server_layers)),
+            *((describe_sent(plan),) if encoded else ()),
             thousands(plan.upload_nbytes),
             f"{plan.device_ms:.2f}",
             f"{plan.server_ms:.2f}",

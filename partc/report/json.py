@@ -9,7 +9,7 @@ import msgspec
 
 from partc.errors import ModelError
 from partc.graph import Layer, LayerGraph
-from partc.plan import Cut, Objective, Plan, Side
+from partc.plan import Cut, Objective, Side
 from partc.report.certainty import plan_error
 from partc.report.decision import Decision
 
@@ -38,12 +38,16 @@ class PlanSummary(msgspec.Struct, frozen=True):
 
 
 class PlanTotals(msgspec.Struct, frozen=True):
-    """What another plan would cost; errors are standard deviations, relative to the cost."""
+    """What another plan would cost; errors are standard deviations, relative to the cost.
+
+    ``keeps_limits`` says whether it keeps what the chosen plan has to.
+    """
 
     latency_ms: float
     energy_mj: float
     latency_error: float
     energy_error: float
+    keeps_limits: bool
 
 
 class LayerRow(msgspec.Struct, frozen=True):
@@ -69,7 +73,10 @@ class LayerRow(msgspec.Struct, frozen=True):
 
 
 class PlanReport(msgspec.Struct, frozen=True):
-    """What ``partc plan --json`` prints; errors are standard deviations, relative to the cost."""
+    """What ``partc plan --json`` prints; errors are standard deviations, relative to the cost.
+
+    ``slowest_ms`` is the time of the slowest of device, transfer and server.
+    """
 
     objective: Objective
     link: str
@@ -77,6 +84,7 @@ class PlanReport(msgspec.Struct, frozen=True):
     energy_mj: float
     latency_error: float
     energy_error: float
+    slowest_ms: float
     plan: PlanSummary
     device_only: PlanTotals
     server_only: PlanTotals
@@ -105,7 +113,7 @@ def graph_from_json(text: str) -> LayerGraph:
 
 def plan_report(decision: Decision) -> PlanReport:
     """What there is to say about a decision in numbers."""
-    chosen = _totals(decision, decision.plan)
+    chosen = _totals(decision, "chosen")
     cut = decision.plan.cut
     return PlanReport(
         objective=decision.objective,
@@ -114,9 +122,10 @@ def plan_report(decision: Decision) -> PlanReport:
         energy_mj=chosen.energy_mj,
         latency_error=chosen.latency_error,
         energy_error=chosen.energy_error,
+        slowest_ms=decision.slowest_ms,
         plan=_summary(decision),
-        device_only=_totals(decision, decision.device_only),
-        server_only=_totals(decision, decision.server_only),
+        device_only=_totals(decision, "device only"),
+        server_only=_totals(decision, "server only"),
         layers=tuple(_row(layer, cut) for layer in decision.graph.layers),
     )
 
@@ -145,13 +154,15 @@ def _summary(decision: Decision) -> PlanSummary:
     )
 
 
-def _totals(decision: Decision, plan: Plan) -> PlanTotals:
+def _totals(decision: Decision, title: str) -> PlanTotals:
+    plan = decision.plans[title]
     cost, error = decision.cost(plan), plan_error(decision, plan)
     return PlanTotals(
         latency_ms=cost.latency_ms,
         energy_mj=cost.energy_mj,
         latency_error=error.latency,
         energy_error=error.energy,
+        keeps_limits=title not in decision.breaking,
     )
 
 

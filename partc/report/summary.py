@@ -64,12 +64,22 @@ def describe_limits(decision: Decision) -> tuple[str, ...]:
         lines.append(f"keeping {', '.join(decision.keeping)}")
     if decision.objective is Objective.THROUGHPUT:
         lines.append(
-            f"a request every {format_ms(decision.value(decision.plan))} at most, one in each of "
+            f"at best a request every {format_ms(decision.slowest_ms)}, one in each of "
             "device, transfer and server at a time"
         )
+    if decision.rate_hz:
+        lines.append(_describe_rate(decision))
     if decision.gap:
         lines.append(f"not proven to be the best: {decision.gap:.1%} less may be possible")
     return tuple(lines)
+
+
+def _describe_rate(decision: Decision) -> str:
+    """Whether the plan keeps up with what was asked for."""
+    wanted, slowest_ms = decision.rate_hz, decision.slowest_ms
+    if slowest_ms * wanted < 1e3:
+        return f"keeps up with {wanted:g} requests a second"
+    return f"{1e3 / slowest_ms:.4g} requests a second at most, though {wanted:g} were asked for"
 
 
 def describe_encodings(plan: Plan) -> tuple[str, ...]:
@@ -83,7 +93,12 @@ def describe_encodings(plan: Plan) -> tuple[str, ...]:
     took = f"encoding takes {format_ms(encode_ms)}, decoding {format_ms(decode_ms)}"
     if not plan.deviation:
         return (f"{took}; outputs stay the same",)
-    return (f"{took}; outputs deviate by {plan.deviation:.2g} of their largest value at most",)
+    return (f"{took}; outputs deviated by {plan.deviation:.2g} of their largest value at most",)
+
+
+def describe_sent(plan: Plan) -> str:
+    """The encodings of what is sent, each once."""
+    return ", ".join(dict.fromkeys(encoding.name for encoding in plan.encodings))
 
 
 def describe_load(decision: Decision) -> tuple[str, ...]:

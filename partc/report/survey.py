@@ -11,8 +11,9 @@ from rich.text import Text
 
 from partc.graph import LayerGraph
 from partc.passes.envelope import Envelope, Winner
-from partc.plan import CONDITION_NAMES, ConditionRange, Cut, Interval, Objective, Plan
+from partc.plan import CONDITION_NAMES, ConditionRange, Cut, Interval, Objective
 from partc.report.json import indented
+from partc.report.summary import describe_sent
 from partc.report.terminal import make_table, thousands
 
 TITLES = {
@@ -34,6 +35,8 @@ class Survey:
         server: The server's name.
         link: The link's name.
         envelope: The plans, and where they win.
+        gap: How much less than one of them another plan may cost somewhere, relative to it, if the
+            planner could not prove that none does.
     """
 
     graph: LayerGraph
@@ -42,6 +45,7 @@ class Survey:
     server: str
     link: str
     envelope: Envelope
+    gap: float = 0.0
 
     @property
     def range(self) -> ConditionRange:
@@ -99,6 +103,7 @@ class SurveyReport(msgspec.Struct, frozen=True):
     link: str
     range: Mapping[str, Interval]
     solves: int
+    gap: float
     plans: tuple[PlanRow, ...]
 
 
@@ -111,6 +116,7 @@ def survey_json(survey: Survey) -> str:
         link=survey.link,
         range=dict(zip(CONDITION_NAMES, survey.range.intervals, strict=True)),
         solves=survey.envelope.solves,
+        gap=survey.gap,
         plans=tuple(_row(survey, name, winner) for name, winner in survey.winners.items()),
     )
     return indented(report)
@@ -142,6 +148,8 @@ def print_survey(survey: Survey, console: Console) -> None:
     console.print(Text(f"{survey.graph.name}: {plans} somewhere", style="bold"))
     console.print(Text(f"least {survey.objective.value} on {survey.target} and {survey.server}"))
     console.print(Text(f"over {survey.link}: {describe_range(survey.range)}"))
+    if survey.gap:
+        console.print(Text(f"not proven to be the best: {survey.gap:.1%} less may be possible"))
     console.print()
     places = [f">{TITLES[name]}" for name in survey.varying]
     wins = [f">wins at {places[0][1:]}", *places[1:]] if places else []
@@ -155,7 +163,7 @@ def print_survey(survey: Survey, console: Console) -> None:
             name,
             str(len(plan.device_layers)),
             str(len(plan.server_layers)),
-            *((_describe_encodings(plan),) if encoded else ()),
+            *((describe_sent(plan),) if encoded else ()),
             thousands(plan.upload_nbytes),
             thousands(plan.download_nbytes),
             f"{plan.device_ms:.2f}",
@@ -163,11 +171,6 @@ def print_survey(survey: Survey, console: Console) -> None:
             *(describe_interval(winner.interval(condition)) for condition in survey.varying),
         )
     console.print(table)
-
-
-def _describe_encodings(plan: Plan) -> str:
-    """The encodings of what is sent, each once."""
-    return ", ".join(dict.fromkeys(encoding.name for encoding in plan.encodings))
 
 
 def describe_range(conditions: ConditionRange) -> str:

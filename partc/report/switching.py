@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -11,7 +11,7 @@ from rich.text import Text
 
 from partc.graph import Layer, LayerGraph
 from partc.passes.switches import Placement
-from partc.plan import Objective, Plan, Side
+from partc.plan import Objective, Side
 from partc.quantities import format_mj, format_ms
 from partc.report.json import indented
 from partc.report.terminal import make_table, thousands
@@ -29,8 +29,8 @@ class Switching:
         placement: Where every layer is.
         cost: What the placement costs, in ms or mJ.
         bound: What any placement with so many switches costs at least.
-        cut: The best plan with one switch.
-        cut_cost: What that costs.
+        cut_cost: What the best plan with one switch costs; None if none keeps layers where they
+            have to be.
         unit: Of the costs.
     """
 
@@ -41,8 +41,7 @@ class Switching:
     placement: Placement
     cost: float
     bound: float
-    cut: Plan
-    cut_cost: float
+    cut_cost: float | None
     unit: str
 
     @property
@@ -84,7 +83,7 @@ class SwitchingReport(msgspec.Struct, frozen=True):
     link: str
     cost: float
     bound: float
-    one_switch_cost: float
+    one_switch_cost: float | None
     upload: tuple[str, ...]
     download: tuple[str, ...]
     phases: tuple[PhaseRow, ...]
@@ -141,14 +140,9 @@ def print_switching(found: Switching, console: Console) -> None:
 def describe(found: Switching) -> Iterator[str]:
     """What was chosen, what that is worth and what becomes of it, a sentence a line."""
     form = format_mj if found.unit == "mJ" else format_ms
-    way = " -> ".join(f"{len(found.layers(p))} on {found.machine(p)}" for p in found.placement.used)
+    way = " -> ".join(_describe_phase(found, phase) for phase in found.placement.used)
     yield f"{found.graph.name}: {way}; {form(found.cost)}"
-    better = 1 - found.cost / found.cut_cost if found.cut_cost else 0.0
-    gain = f"{better:.1%} less than" if better > 5e-4 else "no less than"
-    yield (
-        f"least {found.objective.value} over {found.link}: {gain} the best plan that goes to the "
-        f"server once, {form(found.cut_cost)}"
-    )
+    yield f"least {found.objective.value} over {found.link}: {_describe_gain(found, form)}"
     if found.gap:
         yield f"not proven to be the best: {found.gap:.1%} less may be possible"
     if found.returns:
@@ -156,6 +150,19 @@ def describe(found: Switching) -> Iterator[str]:
             "shown only, neither compiled nor run: in a bundle no layer on the device reads what "
             "the server made"
         )
+
+
+def _describe_phase(found: Switching, phase: int) -> str:
+    count = len(found.layers(phase))
+    return f"{count} {'layer' if count == 1 else 'layers'} on {found.machine(phase)}"
+
+
+def _describe_gain(found: Switching, form: Callable[[float], str]) -> str:
+    if found.cut_cost is None:
+        return "no plan that goes to the server once has all layers where they have to be"
+    better = 1 - found.cost / found.cut_cost if found.cut_cost else 0.0
+    gain = f"{better:.1%} less than" if better > 5e-4 else "no less than"
+    return f"{gain} the best plan that goes to the server once, {form(found.cut_cost)}"
 
 
 def _compute_ms(found: Switching, phase: int) -> float:

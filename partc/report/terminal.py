@@ -91,6 +91,9 @@ def _plan_table(decision: Decision) -> Table:
     slowest = decision.objective is Objective.THROUGHPUT
     aim = "slowest stage" if slowest else decision.objective.value
     table.add_row(f"{aim} / chosen", *ratios)
+    if decision.keeping:
+        kept = ("no" if title in decision.breaking else "yes" for title in decision.plans)
+        table.add_row("keeps all limits", *_sure(kept))
     return table
 
 

@@ -65,7 +65,9 @@ def test_machines_in_a_row(run: Run, tiny_model: Path) -> None:
     assert [link["link"] for link in report["links"]] == ["wifi", "ethernet"]
     assert_refused(run("plan", tiny_model, *options), "3 tiers need 2 links between them")
     both = run("plan", tiny_model, *options, "--target", "native")
-    assert_refused(both, "--target NAME, the device, or --tiers NAME,NAME,…, one of the two")
+    assert_refused(both, "--target NAME, the device, or --tiers NAME,NAME,…; both came")
+    server = run("plan", tiny_model, *options, "--server", "native")
+    assert_refused(server, "--tiers names all machines; leave out --server native")
     refused = run("plan", tiny_model, *options, "--link", "ethernet", "--compare")
     assert_refused(refused, "--tiers and --compare are different questions")
 

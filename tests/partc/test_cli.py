@@ -235,7 +235,7 @@ class TestMistakes:
         ("command", "message"),
         [
             ("compile", "Error: Missing option '--target'.\n"),
-            ("plan", "needs --target NAME, the device, or --tiers NAME,NAME,…, one of the two\n"),
+            ("plan", "either --target NAME, the device, or --tiers NAME,NAME,…; neither came\n"),
         ],
     )
     def test_a_missing_target(self, run: Run, tiny_model: Path, command: str, message: str) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -67,6 +68,29 @@ def test_mistakes_are_named(
 ) -> None:
     with pytest.raises(error, match=message):
         make_goal(**{"target": "native", **arguments})  # pyright: ignore[reportArgumentType]  wrong on purpose
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"deadline": 10.0}, "there is no option 'deadline'; did you mean 'deadline_ms'?"),
+        ({"max_upload": "1kB"}, "did you mean 'max_upload_nbytes'?"),
+        ({"pin": {}}, "did you mean 'pins'?"),
+        ({"quickly": True}, "there is no option 'quickly'; the options are link, objective"),
+        ({"pins": ["stem=device"]}, "pins are patterns with sides, as in {'stem*': 'device'}, not"),
+        ({"objective": "energy", "rate_hz": 3.0}, "goes with --objective latency, not energy"),
+        ({"input_nbytes": {"image": "15"}}, "--input-nbytes is a size such as 150kB"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(PartcError) as caught:
+        make_goal("native", **options)
+    assert message in str(caught.value)
+
+
+def test_a_size_may_be_written_as_on_the_command_line() -> None:
+    goal = make_goal("native", input_nbytes={"image": "15kB"})
+    assert goal.image_nbytes == (("image", 15_000),)
 
 
 class TestServerLoad:

@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from strategies import tiny_graph
 
+from partc import planner
 from partc.cost import STAGES
 from partc.errors import InfeasibleError, PartcError
 from partc.goal import Goal, GoalOptions, make_goal
 from partc.plan import Objective
-from partc.planner import decide, survey
+from partc.passes.limited import Optimum, find_limited_cut
+from partc.planner import decide, survey, switch
+from partc.report.survey import survey_json
+from partc.report.switching import describe, switching_json
 
 # Over wifi, 18.88 Mbit/s up, a kilobyte takes 0.42 ms.
 CHAIN = tiny_graph(
@@ -63,6 +68,37 @@ def test_a_weight_decides_between_time_and_energy() -> None:
         return set(decision.plan.server_layers)
 
     assert (chosen(0.59), chosen(0.61)) == ({"b", "c"}, set())
+
+
+def test_a_plan_that_breaks_a_limit_is_marked() -> None:
+    (decision,) = decide(BUSY, make_goal("raspberry-pi-4", "native", private_until="b"))
+    assert decision.breaking == ("server only",)
+    (decision,) = decide(BUSY, make_goal("raspberry-pi-4", "native", split=True))
+    assert decision.breaking == ("device only", "server only")
+    (decision,) = decide(BUSY, make_goal("raspberry-pi-4", "native"))
+    assert decision.breaking == ()
+
+
+def test_a_placement_may_be_where_no_plan_can_be() -> None:
+    goal = make_goal("raspberry-pi-4", "native", pins={"a": "server", "c": "device"})
+    found = switch(BUSY, goal, goal.links[0], 2)
+    assert found.cut_cost is None
+    told = list(describe(found))
+    assert "no plan that goes to the server once has all layers where they have to be" in told[1]
+    assert json.loads(switching_json(found))["one_switch_cost"] is None
+
+
+def test_what_is_not_proven_over_a_range_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def half_proven(*arguments: Any) -> Optimum:
+        found = find_limited_cut(*arguments)
+        return replace(found, bound=found.cost / 2)
+
+    goal = make_goal("raspberry-pi-4", "native", uplink_mbps=(1.0, 100.0))
+    assert survey(BUSY, goal, goal.links[0]).gap == 0
+    monkeypatch.setattr(planner, "find_limited_cut", half_proven)
+    found = survey(BUSY, goal, goal.links[0])
+    assert found.gap == 0.5
+    assert json.loads(survey_json(found))["gap"] == 0.5
 
 
 def test_what_cannot_be_kept_is_said() -> None:

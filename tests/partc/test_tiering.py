@@ -158,8 +158,8 @@ def test_what_is_no_chain(tiers: tuple[str, ...], links: tuple[str, ...], messag
 @pytest.mark.parametrize(
     ("options", "what"),
     [
-        ({"deadline_ms": 5.0}, "constraints"),
-        ({"pins": {"a": "device"}}, "constraints"),
+        ({"deadline_ms": 5.0, "max_error": 0.1}, "--deadline and --max-error"),
+        ({"pins": {"a": "device"}}, "--pin and --forbid"),
         ({"rate_hz": 5.0}, "--rate"),
         ({"server_busy": 2.0}, "--server-busy"),
         ({"uplink_mbps": 2.0}, "--uplink, --downlink and --round-trip"),
@@ -170,8 +170,7 @@ def test_what_is_for_two_machines(options: dict[str, Any], what: str) -> None:
     with pytest.raises(PartcError) as error:
         plan(**options)
     assert str(error.value) == (
-        f"--tiers goes with --objective alone, not with {what}, which are for two machines; "
-        "leave them out"
+        f"--tiers goes with --objective alone; leave out {what}, for two machines only"
     )
 
 

@@ -59,14 +59,14 @@ def test_a_decision_has_exactly_the_published_keys(decision: Decision) -> None:
     found = json.loads(decision_json(decision))
     assert list(found) == [
         *("objective", "link", "latency_ms", "energy_mj", "latency_error", "energy_error"),
-        *("plan", "device_only", "server_only", "layers"),
+        *("slowest_ms", "plan", "device_only", "server_only", "layers"),
     ]
     assert list(found["plan"]) == [
         *("device_layers", "server_layers", "upload", "encodings", "deviation"),
         *("upload_nbytes", "download_nbytes"),
         *("device_ms", "server_ms", "transfer_ms", "device_error", "server_error"),
     ]
-    totals = ["latency_ms", "energy_mj", "latency_error", "energy_error"]
+    totals = ["latency_ms", "energy_mj", "latency_error", "energy_error", "keeps_limits"]
     assert list(found["device_only"]) == list(found["server_only"]) == totals
     assert list(found["layers"][0]) == [
         *("name", "kind", "side", "device_ms", "server_ms", "device_mj"),

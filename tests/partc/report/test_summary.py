@@ -43,6 +43,17 @@ def test_a_busy_server_is_mentioned(
     assert premises(replace(decision, server_busy=busy, conditions=conditions))[1:] == told
 
 
+def test_whether_a_plan_keeps_up_is_said(decision: Decision) -> None:
+    possible = 1e3 / decision.slowest_ms
+    assert f"keeps up with {possible / 2:g} requests a second" in premises(
+        replace(decision, rate_hz=possible / 2)
+    )
+    (line,) = (
+        line for line in premises(replace(decision, rate_hz=2 * possible)) if "asked for" in line
+    )
+    assert line.startswith(f"{possible:.4g} requests a second at most, though")
+
+
 def test_watts_matter_to_energy_alone(decision: Decision) -> None:
     expected = (describe_conditions(decision), *describe_load(decision))
     assert premises(decision) == expected
