@@ -11,6 +11,7 @@ from typing_extensions import Unpack
 from partc.bundle import Bundle, open_bundle
 from partc.compiler import Progress, compile_model, lower_model, plan_model
 from partc.errors import PartcError
+from partc.frontends.calibration import Calibration
 from partc.frontends.load import Inputs, Shapes
 from partc.goal import SERVER, GoalOptions, make_goal
 from partc.graph import LayerGraph
@@ -25,7 +26,7 @@ def compile(  # noqa: A001  the command's name
     shapes: Shapes | None = None,
     examples: Any = None,
     preprocess: Mapping[str, str] = {},
-    calibration: str | Path | None = None,
+    calibration: Calibration | None = None,
     output: str | Path = "out",
     progress: Progress = lambda _: None,
     **options: Unpack[GoalOptions],
@@ -43,8 +44,8 @@ def compile(  # noqa: A001  the command's name
         preprocess: Inputs that are to be images, uint8[N, H, W, C] as decoders give them, with how
             the model normalises these: ``imagenet``, ``unit`` (0 to 1), ``signed`` (-1 to 1), or
             means and standard deviations such as ``0.485,0.456,0.406/0.229,0.224,0.225``.
-        calibration: An ``.npz`` file of inputs like those that the model will get, an array for
-            each with the samples along a leading axis; for ``max_error``.
+        calibration: Inputs like those that the model will get, for ``max_error``: arrays by name,
+            with the samples along the first axis, or an ``.npz`` file of them.
         output: The directory to write. A bundle that is there is replaced once all is well.
         progress: Called with a line of text as each step starts.
         options: What is wanted of the plan, as :class:`partc.goal.GoalOptions` lists it:
@@ -67,7 +68,7 @@ def plan(
     shapes: Shapes | None = None,
     examples: Any = None,
     preprocess: Mapping[str, str] = {},
-    calibration: str | Path | None = None,
+    calibration: Calibration | None = None,
     **options: Unpack[GoalOptions],
 ) -> Decision:
     """Decide what runs where, without compiling; arguments as for :func:`compile`.

@@ -16,6 +16,7 @@ from partc.graph import (
     Tensor,
     TensorType,
 )
+from partc.quantities import format_nbytes
 from partc.targets.encodings import decode_ms, encode_ms
 from partc.targets.target import Target
 
@@ -50,10 +51,11 @@ def take_images(
         server: Decodes what it is sent.
 
     Raises:
-        PartcError: There is no such input, or it is no image.
+        PartcError: There is no such input, it is no image, or no file of one is that large.
     """
     for name, nbytes in files.items():
         tensor = _image_input(graph, name)
+        _check_size(tensor, nbytes)
         on_device_ms, on_server_ms = (
             decode_ms(IMAGE, tensor.nbytes, nbytes, machine) for machine in (device, server)
         )
@@ -70,6 +72,16 @@ def take_images(
     return graph
 
 
+def _check_size(tensor: Tensor, nbytes: int) -> None:
+    # No JPEG or PNG file is much larger than the pixels that it holds.
+    if nbytes > 2 * tensor.nbytes:
+        raise PartcError(
+            f"--input-nbytes {tensor.name}={format_nbytes(nbytes)} is "
+            f"{nbytes / tensor.nbytes:.0f} times the {format_nbytes(tensor.nbytes)} of its pixels; "
+            "is the unit right?"
+        )
+
+
 def _image_input(graph: LayerGraph, name: str) -> Tensor:
     known = {tensor.name: tensor for tensor in graph.inputs}
     if name not in known:
@@ -79,8 +91,8 @@ def _image_input(graph: LayerGraph, name: str) -> Tensor:
         )
     if not is_image(known[name].type):
         raise PartcError(
-            f"an image file is decoded to uint8[1, H, W, 3] or [1, H, W, 1], but the model has "
-            f"{known[name]}; let it take images with --preprocess {name}=imagenet or another "
+            f"an image file is decoded to uint8[1, H, W, 3] or [1, H, W, 1], but {name!r} is "
+            f"{known[name].type}; let it take images with --preprocess {name}=imagenet or another "
             "normalisation"
         )
     return known[name]

@@ -4,43 +4,109 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import TypeAlias, cast
 from zipfile import BadZipFile
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from partc.errors import PartcError
 from partc.graph import Tensor
 
 Array = NDArray[np.generic]
+Calibration: TypeAlias = str | Path | Mapping[str, ArrayLike]
+"""An ``.npz`` file, or its arrays by name."""
 
 
-def load_calibration(path: Path, inputs: Sequence[Tensor]) -> list[dict[str, Array]]:
-    """Read calibration samples from an ``.npz`` file.
+@dataclass(frozen=True)
+class CalibrationArrays:
+    """What a user gives to measure a model on, as it was read.
 
     Args:
-        path: The file; for each input it holds an array of the input's name, dtype and shape, or
-            with one more leading axis, whose length is the number of samples.
-        inputs: The model's inputs.
+        origin: Where it comes from, to name it in an error.
+        arrays: By the names of the model's inputs.
+    """
 
-    Returns:
-        For each sample an array for each input, of the input's own shape.
+    origin: str
+    arrays: Mapping[str, Array]
+
+    def samples(self, inputs: Sequence[Tensor]) -> list[dict[str, Array]]:
+        """Take the samples apart.
+
+        Args:
+            inputs: The model's inputs. For each there is an array of its name, dtype and shape, or
+                with one more leading axis, whose length is the number of samples; where an input's
+                first extent is 1, the samples may be along that axis.
+
+        Returns:
+            For each sample an array for each input, of the input's own shape.
+
+        Raises:
+            PartcError: The arrays do not fit the inputs, or hold NaN or infinities.
+        """
+        names = [tensor.name for tensor in inputs]
+        if set(self.arrays) != set(names):
+            raise PartcError(
+                f"{self.origin} holds arrays {_listing(self.arrays)}, expected one for each input "
+                f"of the model: {_listing(names)}"
+            )
+        stacked = {tensor.name: self._stack(tensor) for tensor in inputs}
+        count = self._count(stacked)
+        for name, array in stacked.items():
+            self._check_finite(name, array)
+        return [{name: array[index] for name, array in stacked.items()} for index in range(count)]
+
+    def _stack(self, tensor: Tensor) -> Array:
+        """The array of an input, with an axis for the samples in front."""
+        array = self.arrays[tensor.name]
+        stacked = _samples_first(array, tensor.type.shape)
+        if stacked is None or str(array.dtype) != tensor.type.dtype:
+            raise PartcError(
+                f"input {tensor.name!r} in {self.origin} is {array.dtype}{_extents(array.shape)}, "
+                f"expected {_expected(tensor)} for N samples; "
+                f"{_advice(array, tensor, has_shape=stacked is not None)}"
+            )
+        return stacked
+
+    def _count(self, stacked: Mapping[str, Array]) -> int:
+        counts = {name: len(array) for name, array in stacked.items()}
+        if len(set(counts.values())) > 1:
+            told = ", ".join(f"{count} of {name!r}" for name, count in counts.items())
+            raise PartcError(f"{self.origin} holds {told}; give as many samples of every input")
+        count = next(iter(counts.values()), 0)
+        if count == 0:
+            raise PartcError(f"{self.origin} holds no sample; give at least one")
+        return count
+
+    def _check_finite(self, name: str, stacked: Array) -> None:
+        """Beside an infinity or a NaN, what an encoding does to an output cannot be seen."""
+        for number, sample in enumerate(stacked, 1):
+            if not np.isfinite(sample).all():
+                raise PartcError(
+                    f"input {name!r} in {self.origin} has NaN or infinite values in sample "
+                    f"{number}; leave such samples out"
+                )
+
+
+def read_calibration(given: Calibration) -> CalibrationArrays:
+    """Read calibration samples, which takes no model.
+
+    Args:
+        given: An ``.npz`` file, or arrays by name.
 
     Raises:
-        PartcError: The file cannot be read, or what it holds does not fit the inputs.
+        PartcError: The file cannot be read, or there are no arrays.
     """
-    arrays = _read(path)
-    names = [tensor.name for tensor in inputs]
-    if arrays.keys() != set(names):
-        raise PartcError(
-            f"{path} holds arrays {_listing(arrays)}, expected one for each input of the model: "
-            f"{_listing(names)}"
-        )
-    stacked = {tensor.name: _stack(path, tensor, arrays[tensor.name]) for tensor in inputs}
-    count = _count_samples(path, stacked)
-    return [{name: array[index] for name, array in stacked.items()} for index in range(count)]
+    if isinstance(given, (str, Path)):
+        return CalibrationArrays(str(given), _read(Path(given)))
+    if isinstance(cast("object", given), Mapping):
+        arrays = {name: _as_array(name, value) for name, value in given.items()}
+        return CalibrationArrays("calibration", arrays)
+    raise PartcError(
+        f"calibration is an .npz file, or arrays by input name, not a {type(given).__name__}"
+    )
 
 
 def _read(path: Path) -> dict[str, Array]:
@@ -64,28 +130,51 @@ def _expect_array(value: object) -> Array:
     return cast("Array", value)
 
 
-def _stack(path: Path, tensor: Tensor, array: Array) -> Array:
-    """The array with an axis for the samples in front."""
-    shape = tensor.type.shape
-    stacked = array[np.newaxis] if array.shape == shape else array
-    if str(array.dtype) != tensor.type.dtype or stacked.shape[1:] != shape:
-        extents = ", ".join(map(str, array.shape))
+def _as_array(name: str, value: ArrayLike) -> Array:
+    try:
+        return np.asarray(value)
+    # Lists of different lengths; tensors of torch that are on a GPU or want a gradient.
+    except (TypeError, ValueError, RuntimeError) as error:
         raise PartcError(
-            f"input {tensor.name!r} in {path} is {array.dtype}[{extents}], expected "
-            f"{tensor.type} or that with one more leading axis, the samples"
-        )
-    return stacked
+            f"calibration is arrays by input name, but {name!r} is a {type(value).__name__} that "
+            f"NumPy cannot read: {error}"
+        ) from error
 
 
-def _count_samples(path: Path, stacked: Mapping[str, Array]) -> int:
-    counts = {name: len(array) for name, array in stacked.items()}
-    if len(set(counts.values())) > 1:
-        told = ", ".join(f"{count} of {name!r}" for name, count in counts.items())
-        raise PartcError(f"{path} holds {told}; give as many samples of every input")
-    count = next(iter(counts.values()), 0)
-    if count == 0:
-        raise PartcError(f"{path} holds no sample; give at least one")
-    return count
+def _samples_first(array: Array, shape: tuple[int, ...]) -> Array | None:
+    """The array with an axis for samples of a shape, if it holds such."""
+    if array.shape == shape:
+        return array[np.newaxis]
+    if array.shape[1:] == shape:
+        return array
+    if _is_batch_of_one(shape) and array.ndim == len(shape) and array.shape[1:] == shape[1:]:
+        return array[:, np.newaxis]
+    return None
+
+
+def _is_batch_of_one(shape: tuple[int, ...]) -> bool:
+    return shape[:1] == (1,)
+
+
+def _expected(tensor: Tensor) -> str:
+    shape = tensor.type.shape
+    each = shape[1:] if _is_batch_of_one(shape) else shape
+    return tensor.type.dtype + _extents(("N", *each))
+
+
+def _advice(array: Array, tensor: Tensor, *, has_shape: bool) -> str:
+    dtype, steps = tensor.type.dtype, list[str]()
+    if str(array.dtype) != dtype:
+        is_alike = np.can_cast(array.dtype, np.dtype(dtype), "same_kind")
+        # As integers, what is normalised is mostly zeros.
+        steps.append(f"convert it with .astype(np.{dtype})" if is_alike else f"give it as {dtype}")
+    if not has_shape:
+        steps.append("give it that shape")
+    return " and ".join(steps)
+
+
+def _extents(extents: Sequence[int | str]) -> str:
+    return f"[{', '.join(map(str, extents))}]"
 
 
 def _listing(names: Mapping[str, Array] | Sequence[str]) -> str:

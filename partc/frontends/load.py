@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partc.errors import ModelError
-from partc.frontends.calibration import load_calibration
+from partc.frontends.calibration import Calibration, read_calibration
 from partc.frontends.form import Form, find_form
+from partc.frontends.preprocess import add_preprocessing, parse_preprocessing
 from partc.frontends.source import Arrays, SourceModel
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -27,13 +28,14 @@ class Inputs:
         examples: Example inputs of a torch module.
         preprocess: Inputs that are to be images, as decoders give them, and how these are
             normalised: ``imagenet`` or what else ``--preprocess`` takes.
-        calibration: An ``.npz`` file of inputs like those that the model will get.
+        calibration: Inputs like those that the model will get: an ``.npz`` file, or arrays by
+            name.
     """
 
     shapes: Shapes | None = None
     examples: Any = None
     preprocess: Mapping[str, str] = field(default_factory=dict[str, str])
-    calibration: str | Path | None = None
+    calibration: Calibration | None = None
 
 
 INPUTS = Inputs()
@@ -51,19 +53,12 @@ def import_source(model: Any, inputs: Inputs) -> SourceModel:
         PartcError: There is no such model, it cannot be compiled, or something that is said of its
             inputs does not fit them.
     """
-    source = import_model(model, inputs.shapes, inputs.examples)
-    if inputs.preprocess:
-        # What it needs takes a second to load.
-        from partc.frontends.preprocess import add_preprocessing, parse_normalisation
-
-        texts = (f"{name}={text}" for name, text in inputs.preprocess.items())
-        wanted = dict(parse_normalisation("--preprocess", text) for text in texts)
-        source = add_preprocessing(source, wanted)
-        source = replace(source, preprocess=inputs.preprocess)
-    if inputs.calibration is None:
-        return source
-    samples = load_calibration(Path(inputs.calibration), source.inputs)
-    return replace(source, calibration=tuple(samples))
+    # What needs no model is told before it is imported, which may take a minute.
+    wanted = parse_preprocessing(inputs.preprocess)
+    given = None if inputs.calibration is None else read_calibration(inputs.calibration)
+    source = add_preprocessing(import_model(model, inputs.shapes, inputs.examples), wanted)
+    samples = given.samples(source.inputs) if given else ()
+    return replace(source, preprocess=inputs.preprocess, calibration=tuple(samples))
 
 
 def import_model(model: Any, shapes: Shapes | None = None, examples: Any = None) -> SourceModel:

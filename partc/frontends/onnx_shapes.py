@@ -125,11 +125,12 @@ def _check_fixed(inputs: Iterable[ValueInfoProto]) -> None:
     dynamic = [value for value in inputs if _is_dynamic(value)]
     if dynamic:
         declared = ", ".join(f"{value.name} {_declared(value)}" for value in dynamic)
-        given = (shlex.quote(f"{value.name}={_example(value)}") for value in dynamic)
-        options = " ".join(f"--shape {shape}" for shape in given)
+        shapes = {value.name: _example(value) for value in dynamic}
+        given = (f"{name}={','.join(map(str, shape))}" for name, shape in shapes.items())
+        options = " ".join(f"--shape {shlex.quote(each)}" for each in given)
         raise ModelError(
             f"the model has inputs without a fixed shape: {declared}; "
-            f"give their shapes, for example {options}"
+            f"give their shapes, for example {options}, or shapes={shapes} in Python"
         )
 
 
@@ -171,11 +172,11 @@ def _dimension(dim: TensorShapeProto.Dimension) -> str:
     return str(dim.dim_value) if dim.dim_value > 0 else dim.dim_param or "?"
 
 
-def _example(value: ValueInfoProto) -> str:
-    """What to type for an input: images have 224 pixels a side, everything else is 1."""
+def _example(value: ValueInfoProto) -> tuple[int, ...]:
+    """What to give for an input: images have 224 pixels a side, everything else is 1."""
     extents = _extents(value) or [None, 3, None, None]
     usual = [1, 3, 224, 224] if len(extents) == 4 else [1] * len(extents)
-    return ",".join(str(old or new) for old, new in zip(extents, usual, strict=True))
+    return tuple(old or new for old, new in zip(extents, usual, strict=True))
 
 
 def _dtype(value: ValueInfoProto) -> str:

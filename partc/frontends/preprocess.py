@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import tvm
@@ -56,29 +57,40 @@ _NAMED: Mapping[str, Normalisation] = {
 }
 
 
-def parse_normalisation(option: str, text: str) -> tuple[str, Normalisation]:
-    """An input and how it is normalised, such as ``image=imagenet``.
+def parse_preprocessing(texts: Mapping[str, str]) -> dict[str, Normalisation]:
+    """How inputs are normalised, which takes no model.
 
     Args:
-        option: What the text was given for, to name it in an error.
-        text: After the input's name and ``=``, ``imagenet``, ``unit`` (0 to 1), ``signed`` (-1 to
-            1), or means and standard deviations of pixels from 0 to 1:
-            ``0.485,0.456,0.406/0.229,0.224,0.225``.
+        texts: By the input's name, ``imagenet``, ``unit`` (0 to 1), ``signed`` (-1 to 1), or means
+            and standard deviations of pixels from 0 to 1: ``0.485,0.456,0.406/0.229,0.224,0.225``.
 
     Raises:
-        PartcError: The text is nothing of this.
+        PartcError: A text is nothing of this, or there are no texts by name.
     """
-    name, _, wanted = text.rpartition("=")
-    try:
-        found = _NAMED.get(wanted) or _parse_numbers(wanted)
-    except PartcError as error:
-        raise PartcError(f"{option} {text}: {error}") from error
-    if not name or found is None:
+    if not isinstance(cast("object", texts), Mapping):
         raise PartcError(
-            f"{option} is INPUT={'|'.join(_NAMED)}, or INPUT=MEAN,…/STD,… of pixels from 0 to 1, "
-            f"such as image=0.485,0.456,0.406/0.229,0.224,0.225, not {text!r}"
+            "preprocess has a normalisation for each input that is to be an image, as in "
+            f"{{'image': 'imagenet'}}, but is {texts!r}"
         )
-    return name, found
+    return {name: _parse(name, text) for name, text in texts.items()}
+
+
+def _parse(name: str, text: str) -> Normalisation:
+    if not isinstance(cast("object", text), str):
+        raise PartcError(
+            f"preprocess[{name!r}] is a text such as 'imagenet' or "
+            f"'0.485,0.456,0.406/0.229,0.224,0.225', not {text!r}"
+        )
+    try:
+        found = _NAMED.get(text) or _parse_numbers(text)
+    except PartcError as error:
+        raise PartcError(f"--preprocess {name}={text}: {error}") from error
+    if found is None:
+        raise PartcError(
+            f"--preprocess is INPUT={'|'.join(_NAMED)}, or INPUT=MEAN,…/STD,… of pixels from 0 to "
+            f"1, such as image=0.485,0.456,0.406/0.229,0.224,0.225, not '{name}={text}'"
+        )
+    return found
 
 
 def _parse_numbers(text: str) -> Normalisation | None:
@@ -115,9 +127,7 @@ def _input(source: SourceModel, name: str) -> Tensor:
         if tensor.name == name:
             return tensor
     known = ", ".join(tensor.name for tensor in source.inputs) or "none"
-    raise ModelError(
-        f"an image was announced for {name!r}, which is no input; the inputs are {known}"
-    )
+    raise ModelError(f"--preprocess is about {name!r}, which is no input; the inputs are {known}")
 
 
 def _add(source: SourceModel, image: _Image) -> SourceModel:
@@ -157,8 +167,11 @@ class _Image:
     def of(tensor: Tensor, normalisation: Normalisation) -> _Image:
         axis = _channel_axis(tensor)
         mean, std = (
-            _per_channel(tensor, axis, numbers)
-            for numbers in (normalisation.mean, normalisation.std)
+            _per_channel(tensor, axis, what, numbers)
+            for what, numbers in (
+                ("mean", normalisation.mean),
+                ("standard deviation", normalisation.std),
+            )
         )
         return _Image(tensor, axis, mean, std)
 
@@ -204,12 +217,14 @@ class _Image:
         return (0, 2, 3, 1) if self.channel_axis == 1 else (0, 1, 2, 3)
 
 
-def _per_channel(tensor: Tensor, axis: int, numbers: tuple[float, ...]) -> NDArray[np.float64]:
-    channels = tensor.type.shape[axis]
-    if len(numbers) not in (1, channels):
+def _per_channel(
+    tensor: Tensor, axis: int, what: str, numbers: tuple[float, ...]
+) -> NDArray[np.float64]:
+    fitting = sorted({1, tensor.type.shape[axis]})
+    if len(numbers) not in fitting:
         raise ModelError(
-            f"a mean or standard deviation of input {tensor} is one number, or one for each of its "
-            f"channels, {channels}, not {_join(numbers)}"
+            f"--preprocess {tensor.name} has {len(numbers)} {what}s, expected "
+            f"{' or '.join(map(str, fitting))}"
         )
     return np.asarray(numbers).reshape([-1 if each == axis else 1 for each in range(4)])
 
@@ -250,7 +265,8 @@ def _channel_axis(tensor: Tensor) -> int:
     if not axes or tensor.type.dtype not in _DTYPES:
         raise ModelError(
             f"an image is an input float32 or float16 of shape [N, C, H, W] or [N, H, W, C] with 1 "
-            f"or 3 channels C, but the model has {tensor}; normalise it before it is given"
+            f"or 3 channels C, but {tensor.name!r} is {tensor.type}; normalise it before it is "
+            "given"
         )
     return axes[0]
 

@@ -150,7 +150,7 @@ def _require(examples: Examples | None, name: str) -> Examples:
     if examples is None:
         raise ModelError(
             f"{name} needs example inputs, which fix its shapes; pass them like this: "
-            "import_torch(model, examples=(torch.zeros(1, 3, 224, 224),))"
+            "examples=(torch.zeros(1, 3, 224, 224),)"
         )
     return examples
 

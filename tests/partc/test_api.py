@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -102,6 +103,13 @@ def test_options_have_the_names_of_the_command_line(command: str) -> None:
     )
 
 
+@pytest.mark.parametrize(("option", "name"), WITH_UNITS.items())
+def test_what_is_called_otherwise_is_in_the_readme(option: str, name: str) -> None:
+    lines = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8").splitlines()
+    command_line = option.replace("_", "-")
+    assert any(re.match(rf"\| `--{command_line} .*\| `{name}=", line) for line in lines)
+
+
 def test_options_have_the_defaults_of_the_command_line(tmp_path: Path) -> None:
     found: list[Goal] = []
 
@@ -139,3 +147,7 @@ def test_mistakes_are_sentences(tiny_model: Path) -> None:
         partc.plan(tiny_model, target="native", objective="beauty")
     with pytest.raises(PartcError, match=r"nothing\*"):
         partc.plan(tiny_model, target="native", pins={"nothing*": "device"})
+    with pytest.raises(PartcError, match="arrays by input name, not a list"):
+        partc.plan(tiny_model, target="native", max_error=0.1, calibration=[1])  # pyright: ignore[reportArgumentType]  wrong on purpose
+    with pytest.raises(PartcError, match="is a text such as 'imagenet'"):
+        partc.lower(tiny_model, preprocess={"x:0": 1})  # pyright: ignore[reportArgumentType]  wrong on purpose

@@ -124,6 +124,16 @@ class TestImages:
         with pytest.raises(PartcError, match="--preprocess image=imagenet"):
             take_images(graph, {"image": 9_000}, FAST, FAST)
 
+    def test_no_file_is_much_larger_than_its_pixels(self) -> None:
+        assert take_images(photo_graph(), {"image": 60_000}, FAST, FAST).encodings["image"]
+        with pytest.raises(PartcError) as raised:
+            take_images(photo_graph(), {"image": 3_000_000}, FAST, FAST)
+        assert str(raised.value) == (
+            "--input-nbytes image=3.0 MB is 100 times the 30.0 kB of its pixels; is the unit right?"
+        )
+        with pytest.raises(PartcError, match="is 2 times"):
+            take_images(photo_graph(), {"image": 60_001}, FAST, FAST)
+
     @pytest.mark.parametrize(
         ("dtype", "shape", "expected"),
         [

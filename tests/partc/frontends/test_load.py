@@ -10,8 +10,8 @@ import torch
 from tiny import INPUT, OUTPUT, run_reference, tiny_inputs
 from torch import nn
 
-from partc.errors import ModelError
-from partc.frontends.load import import_model
+from partc.errors import ModelError, PartcError
+from partc.frontends.load import Inputs, import_model, import_source
 
 
 def linear() -> tuple[nn.Module, torch.Tensor]:
@@ -79,6 +79,26 @@ def test_torch_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delattr("partc.frontends.torch", raising=False)
     with pytest.raises(ModelError, match=r"torch model needs torch, .* pip install 'partc\[torch"):
         import_model(module, examples=example)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "problem"),
+    [
+        (Inputs(calibration="missing.npz"), "the calibration file missing.npz cannot be read"),
+        (Inputs(preprocess={"x": "Unit"}), "not 'x=Unit'"),
+    ],
+)
+def test_what_needs_no_model_is_told_before_it_is_imported(inputs: Inputs, problem: str) -> None:
+    with pytest.raises(PartcError, match=problem):
+        import_source("missing.onnx", inputs)
+
+
+def test_samples_are_of_the_inputs_that_preprocessing_makes(tiny_model: Path) -> None:
+    images = np.zeros((3, 8, 8, 3), np.uint8)
+    source = import_source(tiny_model, Inputs(None, None, {INPUT: "signed"}, {INPUT: images}))
+    assert source.preprocess == {INPUT: "signed"}
+    shapes = [sample[INPUT].shape for sample in source.calibration]
+    assert shapes == [(1, 8, 8, 3)] * 3
 
 
 class Doubles(nn.Module):

@@ -29,13 +29,14 @@ class TestShapes:
         model = parse("net (float[n,3,h,w] x, int64[n] ids) => (float[n] y) { y = Relu(x) }")
         assert refusal(model) == (
             "the model has inputs without a fixed shape: x [n, 3, h, w], ids [n]; "
-            "give their shapes, for example --shape x=1,3,224,224 --shape ids=1"
+            "give their shapes, for example --shape x=1,3,224,224 --shape ids=1, "
+            "or shapes={'x': (1, 3, 224, 224), 'ids': (1,)} in Python"
         )
 
     def test_the_example_can_be_pasted_into_a_shell(self):
         model = parse("net (float[n] x) => (float[n] y) { y = Relu(x) }")
         model.graph.input[0].name = model.graph.node[0].input[0] = "an input"
-        assert refusal(model).endswith("for example --shape 'an input=1'")
+        assert "for example --shape 'an input=1', or" in refusal(model)
 
     def test_unknown_rank(self):
         model = parse("net (float[2] x) => (float[2] y) { y = Relu(x) }")

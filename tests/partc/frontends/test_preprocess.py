@@ -10,7 +10,7 @@ from relax_models import Machine, assert_close, make_module, op_names, weights
 from tvm.relax import op
 
 from partc.errors import ModelError, PartcError
-from partc.frontends.preprocess import Normalisation, add_preprocessing, parse_normalisation
+from partc.frontends.preprocess import Normalisation, add_preprocessing, parse_preprocessing
 from partc.frontends.source import SourceModel
 from partc.graph import LayerGraph, Tensor, TensorType
 from partc.passes.annotate import annotate
@@ -73,28 +73,40 @@ class TestParsing:
         ],
     )
     def test_what_is_accepted(self, text: str, expected: Normalisation) -> None:
-        assert parse_normalisation("--preprocess", f"x=y={text}") == ("x=y", expected)
+        assert parse_preprocessing({"y": "unit", "x": text}) == {"y": UNIT, "x": expected}
 
-    @pytest.mark.parametrize(
-        "text", ["imagenet", "=unit", "x=", "x=Unit", "x=0.5", "x=a/b", "x=0.5/", "x=0.5/1/1"]
-    )
+    @pytest.mark.parametrize("text", ["", "Unit", "0.5", "a/b", "0.5/", "0.5/1/1", "y=unit"])
     def test_what_is_not(self, text: str) -> None:
         with pytest.raises(PartcError) as caught:
-            parse_normalisation("--preprocess", text)
+            parse_preprocessing({"x": text})
         assert str(caught.value) == (
             "--preprocess is INPUT=imagenet|unit|signed, or INPUT=MEAN,…/STD,… of pixels from 0 "
-            f"to 1, such as image=0.485,0.456,0.406/0.229,0.224,0.225, not {text!r}"
+            f"to 1, such as image=0.485,0.456,0.406/0.229,0.224,0.225, not 'x={text}'"
         )
+
+    @pytest.mark.parametrize("value", [None, 0.5, ((0.5,), (0.5,)), Normalisation((0.5,), (0.5,))])
+    def test_what_is_no_text(self, value: Any) -> None:
+        with pytest.raises(PartcError) as caught:
+            parse_preprocessing({"x": value})
+        assert str(caught.value) == (
+            "preprocess['x'] is a text such as 'imagenet' or "
+            f"'0.485,0.456,0.406/0.229,0.224,0.225', not {value!r}"
+        )
+
+    @pytest.mark.parametrize("given", ["imagenet", ["x"], None])
+    def test_what_names_no_inputs(self, given: Any) -> None:
+        with pytest.raises(PartcError, match="preprocess has a normalisation for each input that"):
+            parse_preprocessing(given)
 
     @pytest.mark.parametrize("mean", ["123.7,116.3,103.5", "-0.5", "nan"])
     def test_means_are_of_pixels_from_0_to_1(self, mean: str) -> None:
         with pytest.raises(PartcError, match=r"--preprocess x=.*: a mean is from 0, black, to 1"):
-            parse_normalisation("--preprocess", f"x={mean}/0.5")
+            parse_preprocessing({"x": f"{mean}/0.5"})
 
     @pytest.mark.parametrize("std", ["0", "0.5,0,0.5", "-1", "nan", "inf"])
     def test_nothing_is_divided_by_zero(self, std: str) -> None:
         with pytest.raises(PartcError, match="standard deviation is greater than 0"):
-            parse_normalisation("--preprocess", f"x=0.5/{std}")
+            parse_preprocessing({"x": f"0.5/{std}"})
 
     def test_a_normalisation_has_numbers(self) -> None:
         for mean, std in (((), (1.0,)), ((0.0,), ())):
@@ -225,7 +237,7 @@ class TestRefusals:
         with pytest.raises(ModelError) as caught:
             add_preprocessing(convolution(1, 3, 5, 6), {"picture": UNIT})
         assert str(caught.value) == (
-            "an image was announced for 'picture', which is no input; the inputs are image, offset"
+            "--preprocess is about 'picture', which is no input; the inputs are image, offset"
         )
 
     @pytest.mark.parametrize(
@@ -245,16 +257,15 @@ class TestRefusals:
             add_preprocessing(source, {"x": UNIT})
         assert str(caught.value) == (
             "an image is an input float32 or float16 of shape [N, C, H, W] or [N, H, W, C] with 1 "
-            f"or 3 channels C, but the model has {source.inputs[0]}; normalise it before it is "
-            "given"
+            f"or 3 channels C, but 'x' is {source.inputs[0].type}; normalise it before it is given"
         )
 
-    @pytest.mark.parametrize("part", ["mean", "std"])
-    def test_as_many_numbers_as_channels(self, part: str) -> None:
-        three = replace(Normalisation((0.5,), (0.5,)), **{part: (0.1, 0.2, 0.3)})
+    @pytest.mark.parametrize(("part", "what"), [("mean", "means"), ("std", "standard deviations")])
+    @pytest.mark.parametrize(("channels", "count", "expected"), [(3, 2, "1 or 3"), (1, 3, "1")])
+    def test_as_many_numbers_as_channels(
+        self, part: str, what: str, channels: int, count: int, expected: str
+    ) -> None:
+        wrong = replace(Normalisation((0.5,), (0.5,)), **{part: (0.5,) * count})
         with pytest.raises(ModelError) as caught:
-            add_preprocessing(convolution(1, 1, 5, 6), {"image": three})
-        assert str(caught.value) == (
-            "a mean or standard deviation of input %image: float32[1, 1, 5, 6] is one number, or "
-            "one for each of its channels, 1, not 0.1, 0.2, 0.3"
-        )
+            add_preprocessing(convolution(1, channels, 5, 6), {"image": wrong})
+        assert str(caught.value) == (f"--preprocess image has {count} {what}, expected {expected}")

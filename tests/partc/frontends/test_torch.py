@@ -190,7 +190,7 @@ class TestRefusals:
             import_torch(Small())
         assert str(caught.value) == (
             "Small needs example inputs, which fix its shapes; pass them like this: "
-            "import_torch(model, examples=(torch.zeros(1, 3, 224, 224),))"
+            "examples=(torch.zeros(1, 3, 224, 224),)"
         )
 
     def test_examples_of_another_kind(self) -> None:
