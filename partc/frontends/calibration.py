@@ -16,8 +16,6 @@ from partc.errors import PartcError
 from partc.graph import Tensor
 
 Array = NDArray[np.generic]
-Calibration: TypeAlias = str | Path | Mapping[str, ArrayLike]
-"""An ``.npz`` file, or its arrays by name."""
 
 
 @dataclass(frozen=True)
@@ -90,15 +88,21 @@ class CalibrationArrays:
                 )
 
 
+Calibration: TypeAlias = str | Path | Mapping[str, ArrayLike] | CalibrationArrays
+"""An ``.npz`` file, its arrays by name, or what was read already."""
+
+
 def read_calibration(given: Calibration) -> CalibrationArrays:
     """Read calibration samples, which takes no model.
 
     Args:
-        given: An ``.npz`` file, or arrays by name.
+        given: An ``.npz`` file, or arrays by name; what was read already stays as it is.
 
     Raises:
         PartcError: The file cannot be read, or there are no arrays.
     """
+    if isinstance(given, CalibrationArrays):
+        return given
     if isinstance(given, (str, Path)):
         return CalibrationArrays(str(given), _read(Path(given)))
     if isinstance(cast("object", given), Mapping):

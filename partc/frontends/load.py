@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from partc.errors import ModelError
 from partc.frontends.calibration import Calibration, read_calibration
 from partc.frontends.form import Form, find_form
-from partc.frontends.preprocess import add_preprocessing, parse_preprocessing
+from partc.frontends.normalisation import parse_preprocessing
+from partc.frontends.preprocess import add_preprocessing
 from partc.frontends.source import Arrays, SourceModel
 
 Shapes = Mapping[str, tuple[int, ...]]

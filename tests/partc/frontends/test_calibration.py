@@ -215,3 +215,9 @@ def test_what_is_no_archive_of_arrays(path: Path, write: Any) -> None:
 def test_a_file_that_cannot_be_read(path: Path) -> None:
     with pytest.raises(PartcError, match=r"samples\.npz cannot be read: No such file or directory"):
         read_calibration(str(path))
+
+
+def test_what_was_read_already_stays_as_it_is(path: Path) -> None:
+    arrays = read_calibration(save(path, image=IMAGE_ARRAY))
+    path.unlink()
+    assert read_calibration(arrays) is arrays

@@ -9,8 +9,9 @@ from lowered import Network
 from relax_models import Machine, assert_close, make_module, op_names, weights
 from tvm.relax import op
 
-from partc.errors import ModelError, PartcError
-from partc.frontends.preprocess import Normalisation, add_preprocessing, parse_preprocessing
+from partc.errors import ModelError
+from partc.frontends.normalisation import Normalisation
+from partc.frontends.preprocess import add_preprocessing
 from partc.frontends.source import SourceModel
 from partc.graph import LayerGraph, Tensor, TensorType
 from partc.passes.annotate import annotate
@@ -58,60 +59,6 @@ def pixels(source: SourceModel) -> np.ndarray:
     image = next(tensor for tensor in source.inputs if tensor.name == "image")
     assert image.type.dtype == "uint8"
     return np.random.default_rng(0).integers(0, 256, image.type.shape, np.uint8)
-
-
-class TestParsing:
-    @pytest.mark.parametrize(
-        ("text", "expected"),
-        [
-            ("imagenet", IMAGENET),
-            ("unit", UNIT),
-            ("signed", Normalisation((0.5,), (0.5,))),
-            ("0.485,0.456,0.406/0.229,0.224,0.225", IMAGENET),
-            ("0.1307/0.3081", Normalisation((0.1307,), (0.3081,))),
-            ("0.1, 0.2, 0.3 / 1", Normalisation((0.1, 0.2, 0.3), (1.0,))),
-        ],
-    )
-    def test_what_is_accepted(self, text: str, expected: Normalisation) -> None:
-        assert parse_preprocessing({"y": "unit", "x": text}) == {"y": UNIT, "x": expected}
-
-    @pytest.mark.parametrize("text", ["", "Unit", "0.5", "a/b", "0.5/", "0.5/1/1", "y=unit"])
-    def test_what_is_not(self, text: str) -> None:
-        with pytest.raises(PartcError) as caught:
-            parse_preprocessing({"x": text})
-        assert str(caught.value) == (
-            "--preprocess is INPUT=imagenet|unit|signed, or INPUT=MEAN,…/STD,… of pixels from 0 "
-            f"to 1, such as image=0.485,0.456,0.406/0.229,0.224,0.225, not 'x={text}'"
-        )
-
-    @pytest.mark.parametrize("value", [None, 0.5, ((0.5,), (0.5,)), Normalisation((0.5,), (0.5,))])
-    def test_what_is_no_text(self, value: Any) -> None:
-        with pytest.raises(PartcError) as caught:
-            parse_preprocessing({"x": value})
-        assert str(caught.value) == (
-            "preprocess['x'] is a text such as 'imagenet' or "
-            f"'0.485,0.456,0.406/0.229,0.224,0.225', not {value!r}"
-        )
-
-    @pytest.mark.parametrize("given", ["imagenet", ["x"], None])
-    def test_what_names_no_inputs(self, given: Any) -> None:
-        with pytest.raises(PartcError, match="preprocess has a normalisation for each input that"):
-            parse_preprocessing(given)
-
-    @pytest.mark.parametrize("mean", ["123.7,116.3,103.5", "-0.5", "nan"])
-    def test_means_are_of_pixels_from_0_to_1(self, mean: str) -> None:
-        with pytest.raises(PartcError, match=r"--preprocess x=.*: a mean is from 0, black, to 1"):
-            parse_preprocessing({"x": f"{mean}/0.5"})
-
-    @pytest.mark.parametrize("std", ["0", "0.5,0,0.5", "-1", "nan", "inf"])
-    def test_nothing_is_divided_by_zero(self, std: str) -> None:
-        with pytest.raises(PartcError, match="standard deviation is greater than 0"):
-            parse_preprocessing({"x": f"0.5/{std}"})
-
-    def test_a_normalisation_has_numbers(self) -> None:
-        for mean, std in (((), (1.0,)), ((0.0,), ())):
-            with pytest.raises(PartcError, match="not none"):
-                Normalisation(mean, std)
 
 
 class TestWhatIsComputed:
