@@ -5,29 +5,28 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-import threading
 import time
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
 import grpc
 import numpy as np
 
 from . import oip
+from .announce import announced
 from .chooser import Chooser
 from .encodings import IMAGE, ImageFile, Value, all_wire_specs, encode_all
 from .errors import HalfError, InputError, ProtocolError, ServerError
 from .executor import Executor, Request
 from .protobuf import decode, encode
-from .spec import ArtifactSpec, ModelSpec, PlanSpec
+from .spec import ArtifactSpec, ModelSpec, PlanSpec, TensorSpec
 from .tensors import Array, check_arrays, describe, pack, unpack
 
 _Reply = TypeVar("_Reply")
-_SILENCE_S = 1.0
 _ARRAY_PREFIX = b"\x93NUMPY"
+_IMAGE_PREFIXES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")  # of JPEG and PNG files
 _CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
@@ -63,7 +62,6 @@ class Client:
     def __init__(self, model: ModelSpec, executor: Executor) -> None:
         self._model = model
         self._executor = executor
-        self._plans = {plan.name: plan for plan in model.plans}
         self.choose_plan = Chooser(model.plans).choose
         self._server: Connection | None = None
         self.last_timing: Timing | None = None
@@ -112,7 +110,7 @@ class Client:
             ServerError: The server did not answer, or not as it should.
             ExecutionError: A segment failed on the device.
         """
-        chosen = self._find_plan(plan)
+        chosen = _find_plan(self._model, self._model.default_plan if plan is None else plan)
         server = self._find_server(chosen)
         values = self._check_inputs(inputs)
         request = self._executor.request(values)
@@ -129,18 +127,13 @@ class Client:
         self.last_timing = Timing(device_ms, server_ms, transfer_ms)
         return {spec.name: outputs[spec.name] for spec in self._model.outputs}
 
-    def _find_plan(self, name: str | None) -> PlanSpec:
-        plan = self._plans.get(self._model.default_plan if name is None else name)
-        if plan is None:
-            raise InputError(f"unknown plan {name!r}; known are {', '.join(self._plans)}")
-        return plan
-
     def _check_inputs(self, inputs: Mapping[str, Array | bytes]) -> dict[str, Value]:
         files = {
-            spec.name: ImageFile(spec, np.frombuffer(value, np.uint8))
+            spec.name: _image_file(spec, inputs[spec.name])
             for spec in self._model.inputs
             if spec.name in self._model.image_inputs
-            and isinstance(value := inputs.get(spec.name), bytes)
+            and spec.name in inputs
+            and not isinstance(inputs[spec.name], np.ndarray)
         }
         specs = [spec for spec in self._model.inputs if spec.name not in files]
         arrays = {name: value for name, value in inputs.items() if name not in files}
@@ -151,9 +144,9 @@ class Client:
         if not plan.server_segments:
             return None
         if self._server is None:
-            raise InputError(
-                f"plan {plan.name!r} needs the server; connect to one or use plan 'device-only'"
-            )
+            alone = _plan_without_server(self._model)
+            other = f" or use plan {alone!r}" if alone else ""
+            raise InputError(f"plan {plan.name!r} needs the server; connect to one{other}")
         return self._server
 
     def _local_outputs(
@@ -166,6 +159,26 @@ class Client:
             name: request.array(name).copy() if name in inputs else request.array(name)
             for name in names
         }
+
+
+def _find_plan(model: ModelSpec, name: str) -> PlanSpec:
+    plans = {plan.name: plan for plan in model.plans}
+    if name not in plans:
+        raise InputError(f"unknown plan {name!r}; known are {', '.join(plans)}")
+    return plans[name]
+
+
+def _plan_without_server(model: ModelSpec) -> str | None:
+    return next((plan.name for plan in model.plans if not plan.server_segments), None)
+
+
+def _image_file(spec: TensorSpec, value: object) -> ImageFile:
+    if not isinstance(value, bytes):
+        raise InputError(
+            f"input {spec.name!r} is a {type(value).__name__}, expected the bytes of a JPEG or PNG "
+            f"file, or {describe(spec.dtype, spec.shape)}; for a path, Path(…).read_bytes()"
+        )
+    return ImageFile(spec, np.frombuffer(value, np.uint8))
 
 
 def _encode(plan: PlanSpec, request: Request, given: Mapping[str, Value]) -> dict[str, Array]:
@@ -304,32 +317,25 @@ def main(
     options = _parse(program, model, artifact, argv)
     try:
         inputs = _load_inputs(model, options.input)
+        plan = _find_plan(model, options.plan)
+        if plan.server_segments and not options.server:
+            raise _no_server(model, plan)
         client = Client(model, Executor(directory, replace(artifact, threads=options.threads)))
         if options.server:
-            with _announced(f"waiting for the server at {options.server}"):
+            with announced(f"waiting for the server at {options.server}"):
                 client.connect(options.server)
-        outputs = client.infer(inputs, options.plan)
+        outputs = client.infer(inputs, plan.name)
         client.close()
         if options.output:
             _save_outputs(options.output, outputs)
     except HalfError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    if client.last_timing is not None:
+        print(_describe_timing(plan, client.last_timing), file=sys.stderr)
     for name, array in outputs.items():
         print(_summarise(name, array))
     return 0
-
-
-@contextmanager
-def _announced(line: str) -> Generator[None]:
-    """Say on standard error what is being done, unless it is done at once."""
-    timer = threading.Timer(_SILENCE_S, print, (line,), {"file": sys.stderr, "flush": True})
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-        timer.join()
 
 
 def _parse(
@@ -373,39 +379,67 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _load_inputs(model: ModelSpec, arguments: Sequence[str]) -> dict[str, Array | bytes]:
-    inputs = [_load_input(argument, model.image_inputs) for argument in arguments]
-    given, expected = [name for name, _ in inputs], [spec.name for spec in model.inputs]
-    if sorted(given) != sorted(expected):
+    given = [_split_input(argument) for argument in arguments]
+    names, expected = [name for name, _ in given], [spec.name for spec in model.inputs]
+    if sorted(names) != sorted(expected):
         options = " ".join(
             f"--input {shlex.quote(f'{name}={name}{_ending(model, name)}')}" for name in expected
         )
-        found = ", ".join(map(repr, given)) or "none"
+        found = ", ".join(map(repr, names)) or "none"
         raise InputError(f"give every input once, for example {options}, not {found}")
-    return dict(inputs)
+    paths = dict(given)
+    return {
+        spec.name: _load_input(spec, paths[spec.name], spec.name in model.image_inputs)
+        for spec in model.inputs
+    }
+
+
+def _split_input(argument: str) -> tuple[str, str]:
+    name, separator, path = argument.partition("=")
+    if not separator:
+        raise InputError(f"an input is NAME=FILE, for example image=image.npy: {argument}")
+    return name, path
 
 
 def _ending(model: ModelSpec, name: str) -> str:
     return ".jpg" if name in model.image_inputs else ".npy"
 
 
-def _load_input(argument: str, image_inputs: Sequence[str]) -> tuple[str, Array | bytes]:
-    name, separator, path = argument.partition("=")
-    if not separator:
-        raise InputError(f"an input is NAME=FILE, for example image=image.npy: {argument}")
+def _load_input(spec: TensorSpec, path: str, is_image: bool) -> Array | bytes:
     try:
         with Path(path).open("rb") as file:
-            if name in image_inputs and not _is_array(file):
-                return name, file.read()
-            return name, np.lib.format.read_array(file, allow_pickle=False)
+            start = file.peek(len(_ARRAY_PREFIX))
+            if start.startswith(_ARRAY_PREFIX):
+                return np.lib.format.read_array(file, allow_pickle=False)
+            contents = file.read() if is_image else b""
+    except FileNotFoundError as error:
+        raise InputError(f"input {spec.name!r}: there is no file {path}") from error
     except (OSError, ValueError, MemoryError) as error:
-        raise InputError(f"input {name!r} cannot be read from {path}: {error}") from error
+        raise InputError(f"input {spec.name!r} cannot be read from {path}: {error}") from error
+    if not is_image:
+        raise _no_array(spec, path, start)
+    ImageFile(spec, np.frombuffer(contents, np.uint8), path).decode()  # here the file has a name
+    return contents
 
 
-def _is_array(file: BinaryIO) -> bool:
-    """Whether a file begins like a ``.npy`` file; it is at its beginning afterwards, too."""
-    prefix = file.read(len(_ARRAY_PREFIX))
-    file.seek(0)
-    return prefix == _ARRAY_PREFIX
+def _no_array(spec: TensorSpec, path: str, start: bytes) -> InputError:
+    message = f"{path} is no .npy file; input {spec.name!r} is {describe(spec.dtype, spec.shape)}"
+    if start.startswith(_IMAGE_PREFIXES):
+        message += ", no image (compile with --preprocess and --input-nbytes to give image files)"
+    return InputError(message)
+
+
+def _no_server(model: ModelSpec, plan: PlanSpec) -> InputError:
+    alone = _plan_without_server(model)
+    other = f", or --plan {shlex.quote(alone)}" if alone else ""
+    return InputError(f"plan {plan.name!r} needs the server; give --server HOST:PORT{other}")
+
+
+def _describe_timing(plan: PlanSpec, timing: Timing) -> str:
+    parts = [f"device {timing.device_ms:.1f} ms"]
+    if plan.server_segments:
+        parts += [f"server {timing.server_ms:.1f} ms", f"transfer {timing.transfer_ms:.1f} ms"]
+    return f"plan {plan.name}: {', '.join(parts)}"
 
 
 def _save_outputs(directory: Path, outputs: Mapping[str, Array]) -> None:

@@ -55,6 +55,7 @@ class ImageFile:
     Args:
         spec: What the file becomes, decoded: uint8 [1, H, W, C] or [H, W, C], C being 1 or 3.
         contents: The file's bytes, uint8 [nbytes].
+        path: Where the file lies, for messages; empty if that is not known.
 
     Raises:
         InputError: It is no JPEG or PNG file, or the image has another size.
@@ -63,9 +64,10 @@ class ImageFile:
 
     spec: TensorSpec
     contents: Array
+    path: str = ""
 
     def __post_init__(self) -> None:
-        _open_image(self.spec, self.contents)
+        _open_image(self._subject, self.spec, self.contents)
 
     def decode(self) -> Array:
         """The pixels.
@@ -73,7 +75,11 @@ class ImageFile:
         Raises:
             InputError: The file is damaged.
         """
-        return decode(IMAGE, self.spec, (self.contents,))
+        return _read_image(self._subject, self.spec, self.contents)
+
+    @property
+    def _subject(self) -> str:
+        return f"{_input(self.spec)}: {self.path}" if self.path else _input(self.spec)
 
 
 Value: TypeAlias = "Array | ImageFile"
@@ -136,7 +142,7 @@ def decode(encoding: str, spec: TensorSpec, parts: Sequence[Array]) -> Array:
     """
     _check_parts(spec, _wire_specs(encoding, spec), parts)
     if encoding == IMAGE:
-        return _read_image(spec, parts[0])
+        return _read_image(_input(spec), spec, parts[0])
     name, compression = _split(encoding)
     if compression is not None:
         parts = _decompress(compression, spec, _FORMATS[name].wire_specs(spec), parts[0])
@@ -329,7 +335,13 @@ def _decompress(
 ) -> list[Array]:
     """The parts that were compressed, one after the other."""
     sizes = [math.prod(each.shape) * np.dtype(each.dtype).itemsize for each in wire]
-    contents = _DECOMPRESSORS[compression](spec, compressed, sum(sizes))
+    try:
+        contents = _DECOMPRESSORS[compression](compressed, sum(sizes))
+    except _SizeError as error:
+        raise InputError(
+            f"tensor {spec.name!r} is compressed with {error} {sum(sizes)} bytes "
+            f"({_described(wire)})"
+        ) from error
     offsets = np.cumsum([0, *sizes[:-1]]).tolist()
     return [
         np.ndarray(each.shape, each.dtype, contents, offset)
@@ -337,33 +349,39 @@ def _decompress(
     ]
 
 
-def _decompress_lz4(spec: TensorSpec, compressed: Array, nbytes: int) -> bytes:
-    library = _load("lz4")
+def _described(wire: Sequence[TensorSpec]) -> str:
+    """What is compressed, in its order: the elements and, if there are any, the ranges."""
+    elements, *ranges = (f"{math.prod(each.shape)} {each.dtype}" for each in wire)
+    return ", then ".join([f"{elements} elements", *(f"{each} of ranges" for each in ranges)])
+
+
+class _SizeError(Exception):
+    """Contents do not hold, compressed, as many bytes as they should."""
+
+
+def _decompress_lz4(compressed: Array, nbytes: int) -> bytes:
+    library, expected = _load("lz4"), "LZ4: expected one block, not a frame, of"
     try:
         contents: bytes = library.decompress(compressed.data, uncompressed_size=nbytes)
     except library.LZ4BlockError as error:
-        raise _wrong(spec, "an LZ4 block", nbytes) from error
+        raise _SizeError(expected) from error
     if len(contents) != nbytes:
-        raise _wrong(spec, "an LZ4 block", nbytes)
+        raise _SizeError(expected)
     return contents
 
 
-def _decompress_zstd(spec: TensorSpec, compressed: Array, nbytes: int) -> bytes:
+def _decompress_zstd(compressed: Array, nbytes: int) -> bytes:
     """Zstandard allocates what a frame says that it holds, whatever limit it is given."""
-    library = _load("zstd")
+    library, expected = _load("zstd"), "Zstandard: expected one frame whose header declares"
     try:
         if library.get_frame_parameters(compressed.data).content_size != nbytes:
-            raise _wrong(spec, "a Zstandard frame that says so", nbytes)
+            raise _SizeError(expected)
         return library.ZstdDecompressor().decompress(compressed.data, allow_extra_data=False)
     except library.ZstdError as error:
-        raise _wrong(spec, "a Zstandard frame", nbytes) from error
+        raise _SizeError(expected) from error
 
 
-def _wrong(spec: TensorSpec, form: str, nbytes: int) -> InputError:
-    return InputError(f"tensor {spec.name!r} must be {form} of {nbytes} bytes")
-
-
-_DECOMPRESSORS: Mapping[str, Callable[[TensorSpec, Array, int], bytes]] = {
+_DECOMPRESSORS: Mapping[str, Callable[[Array, int], bytes]] = {
     "lz4": _decompress_lz4,
     "zstd": _decompress_zstd,
 }
@@ -377,42 +395,44 @@ def _write_png(array: Array) -> Array:
     return np.frombuffer(file.getbuffer(), np.uint8)
 
 
-def _read_image(spec: TensorSpec, file: Array) -> Array:
-    image = _open_image(spec, file)
-    with _broken_images(spec):
+def _input(spec: TensorSpec) -> str:
+    return f"input {spec.name!r}"
+
+
+def _read_image(subject: str, spec: TensorSpec, file: Array) -> Array:
+    image = _open_image(subject, spec, file)
+    with _broken_images(subject):
         pixels: Any = image.convert("L" if spec.shape[-1] == 1 else "RGB")
     return np.asarray(pixels).reshape(spec.shape)
 
 
-def _open_image(spec: TensorSpec, file: Array) -> Any:
+def _open_image(subject: str, spec: TensorSpec, file: Array) -> Any:
     """An image that is not decoded yet, but would fit."""
     library = _load(IMAGE)
-    with _broken_images(spec):
+    with _broken_images(subject):
         image = library.open(io.BytesIO(file.data), formats=("JPEG", "PNG"))
-    _check_image(spec, image.size, image.mode)
+    _check_image(subject, spec, image.size, image.mode)
     return image
 
 
 @contextmanager
-def _broken_images(spec: TensorSpec) -> Generator[None]:
+def _broken_images(subject: str) -> Generator[None]:
     try:
         yield
     except Exception as error:  # Pillow raises whatever its readers of files do
-        raise InputError(f"input {spec.name!r} is no JPEG or PNG file that is whole") from error
+        raise InputError(f"{subject} is no JPEG or PNG file, or is cut off") from error
 
 
-def _check_image(spec: TensorSpec, size: tuple[int, int], mode: str) -> None:
+def _check_image(subject: str, spec: TensorSpec, size: tuple[int, int], mode: str) -> None:
     """Refuse an image before it is decoded."""
     height, width, _ = spec.shape[-3:]
     if size != (width, height):
         raise InputError(
-            f"input {spec.name!r} is an image of {size[0]}x{size[1]} pixels, "
+            f"{subject} is an image of {size[0]}x{size[1]} pixels, "
             f"expected {width}x{height}; resize it first"
         )
     if mode not in _EIGHT_BITS:
-        raise InputError(
-            f"input {spec.name!r} is an image of mode {mode}, expected one of 8 bits a channel"
-        )
+        raise InputError(f"{subject} is an image of mode {mode}, expected one of 8 bits a channel")
 
 
 def _load(name: str) -> Any:

@@ -23,6 +23,7 @@ from typing import Any
 import grpc
 
 from . import oip
+from .announce import announced
 from .encodings import all_wire_specs, decode_all
 from .errors import HalfError, InputError, ProtocolError, ServerError
 from .executor import Executor
@@ -239,7 +240,8 @@ def main(
     program = f"python -m {directory.name}" if argv is None else "partc serve DIR"
     options = _parse(program, model, artifact, argv)
     try:
-        executor = Executor(directory, replace(artifact, threads=options.threads))
+        with announced(f"loading {model.name}"):
+            executor = Executor(directory, replace(artifact, threads=options.threads))
         server = InferenceServer(model, executor, options.host, options.port)
     except HalfError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -14,8 +14,8 @@ import grpc
 import numpy as np
 import pytest
 
+from partc.runtime import announce, oip
 from partc.runtime import client as client_module
-from partc.runtime import oip
 from partc.runtime import server as server_module
 from partc.runtime.client import Client
 from partc.runtime.errors import InputError, ServerError
@@ -24,6 +24,7 @@ from partc.runtime.protobuf import encode
 from partc.runtime.server import InferenceServer, InferenceService
 
 PLANS = ("server-only", "device-only", "cut-1", None)
+MS = r"\d+\.\d ms"
 
 
 @pytest.mark.parametrize("plan", PLANS)
@@ -52,9 +53,12 @@ def test_outputs_belong_to_the_caller(toy: Any, toy_client: Client, plan: str | 
 def test_device_only_needs_no_server(toy: Any, toy_executor: Executor) -> None:
     client = Client(toy.model, toy_executor)
     toy.assert_same(client.infer(toy.inputs(), "device-only"), toy.outputs(toy.inputs()))
-    message = "plan 'cut-1' needs the server; connect to one or use plan 'device-only'"
+    message = "plan 'cut-1' needs the server; connect to one or use plan 'device-only'$"
     with pytest.raises(InputError, match=message):
         client.infer(toy.inputs())
+    never_alone = replace(toy.model, plans=toy.model.plans[2:])
+    with pytest.raises(InputError, match=r"plan 'cut-1' needs the server; connect to one$"):
+        Client(never_alone, toy_executor).infer(toy.inputs())
 
 
 def test_closed_clients_run_alone(toy: Any, toy_client: Client) -> None:
@@ -252,7 +256,7 @@ def test_main_runs_the_model_from_files(
     toy.assert_same(found, expected)
     printed = capsys.readouterr()
     lines = printed.out.splitlines()
-    assert printed.err == ""
+    assert re.fullmatch(rf"plan cut-1: device {MS}, server {MS}, transfer {MS}\n", printed.err)
     values = " ".join(f"{value:.6g}" for value in found["scores"].reshape(-1)[:5])
     assert lines[0] == f"scores: float32[2, 4] = {values} …"
     assert [line.split(":")[0] for line in lines] == list(expected)
@@ -267,8 +271,10 @@ def test_main_runs_the_model_from_files(
             "--input image=image.npy --input offset=offset.npy, not none",
         ),
         (["--input", "image"], "an input is NAME=FILE, for example image=image.npy: image"),
-        (["--input", "image=/gone.npy"], "input 'image' cannot be read from /gone.npy: "),
-        (["--input", f"image={__file__}"], f"input 'image' cannot be read from {__file__}: "),
+        (
+            ["--input", "imge=/gone.npy"],
+            "give every input once, for example --input image=image.np",
+        ),
     ],
 )
 def test_main_says_which_inputs_it_needs(
@@ -279,13 +285,66 @@ def test_main_says_which_inputs_it_needs(
     assert capsys.readouterr().err.startswith(f"error: {message}")
 
 
+JPEG, PNG = b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "contents", "message"),
+    [
+        ("gone.npy", None, "input 'image': there is no file gone.npy\n"),
+        ("a.py", b"import this", "a.py is no .npy file; input 'image' is float32[2, 4]\n"),
+        ("a.npy", b"", "a.npy is no .npy file; input 'image' is float32[2, 4]\n"),
+        ("a.npy", b"\x93NUMPY\x01", "input 'image' cannot be read from a.npy: "),
+        *(
+            (
+                "china.jpg",
+                contents,
+                "china.jpg is no .npy file; input 'image' is float32[2, 4], no image "
+                "(compile with --preprocess and --input-nbytes to give image files)\n",
+            )
+            for contents in (JPEG, PNG)
+        ),
+    ],
+)
+def test_main_says_which_file_is_no_array(
+    toy: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    contents: bytes | None,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if contents is not None:
+        Path(name).write_bytes(contents)
+    half, arguments = toy.half, ["--input", f"image={name}", "--input", "offset=none.npy"]
+    assert client_module.main(toy.model, half.artifact, half.directory, arguments) == 2
+    assert capsys.readouterr().err.startswith(f"error: {message}")
+
+
+def test_main_says_how_to_do_with_a_server_or_without(
+    toy: Any, input_arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = "error: plan 'cut-1' needs the server; give --server HOST:PORT"
+    main, half = client_module.main, toy.half
+    assert main(toy.model, half.artifact, half.directory, input_arguments) == 2
+    assert capsys.readouterr().err == f"{message}, or --plan device-only\n"
+    never_alone = replace(toy.model, plans=toy.model.plans[2:])
+    assert main(never_alone, half.artifact, half.directory, input_arguments) == 2
+    assert capsys.readouterr().err == f"{message}\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--plan", "cut-9"], "unknown plan 'cut-9'; known are "),
         (["--server", "board"], "a server's address is HOST:PORT"),
         (["--server", "board:65536"], "a server's address is HOST:PORT"),
-        (["--threads", "-1"], "the number of threads is -1; give 0 for one for each core"),
+        (
+            ["--plan", "device-only", "--threads", "-1"],
+            "the number of threads is -1; give 0 for one for each core",
+        ),
     ],
 )
 def test_main_reports_what_it_cannot_do(
@@ -307,13 +366,14 @@ def test_main_says_what_it_waits_for(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(client_module, "_SILENCE_S", 0)
+    monkeypatch.setattr(announce, "_SILENCE_S", 0)
     server = InferenceServer(toy.model, toy_executor, "127.0.0.1", 0)
     starting = threading.Timer(0.3, server.start)
     starting.start()
     half, arguments = toy.half, [*input_arguments, "--server", f"127.0.0.1:{server.port}"]
     assert client_module.main(toy.model, half.artifact, half.directory, arguments) == 0
-    assert capsys.readouterr().err == f"waiting for the server at 127.0.0.1:{server.port}\n"
+    found = capsys.readouterr().err
+    assert found.startswith(f"waiting for the server at 127.0.0.1:{server.port}\nplan cut-1: ")
     server.stop()
 
 
@@ -329,7 +389,8 @@ def test_help_says_what_was_typed(
 
 def test_main_never_unpickles(toy: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.save(tmp_path / "image.npy", np.array([{}], object))
-    half, arguments = toy.half, ["--input", f"image={tmp_path}/image.npy"]
+    half, path = toy.half, f"{tmp_path}/image.npy"
+    arguments = ["--input", f"image={path}", "--input", f"offset={path}"]
     assert client_module.main(toy.model, half.artifact, half.directory, arguments) == 2
     assert "Object arrays cannot be loaded" in capsys.readouterr().err
 
@@ -340,7 +401,8 @@ def test_main_refuses_an_array_that_memory_cannot_hold(
     header = {"descr": "<f4", "fortran_order": False, "shape": (1 << 50,)}
     with (tmp_path / "image.npy").open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
-    half, arguments = toy.half, ["--input", f"image={tmp_path}/image.npy"]
+    half, path = toy.half, f"{tmp_path}/image.npy"
+    arguments = ["--input", f"image={path}", "--input", f"offset={path}"]
     assert client_module.main(toy.model, half.artifact, half.directory, arguments) == 2
     assert capsys.readouterr().err.startswith("error: input 'image' cannot be read from ")
 
@@ -365,5 +427,6 @@ def test_a_copy_of_the_runtime_runs_without_the_compiler(
         text=True,
         check=False,
     )
-    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.returncode == 0
+    assert re.fullmatch(rf"plan device-only: device {MS}\n", ran.stderr)
     assert ran.stdout.startswith("scores: float32[2, 4] = ")

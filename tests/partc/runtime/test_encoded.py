@@ -14,10 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import lz4.block
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
 import tvm
+import zstandard
 from PIL import Image
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 from tvm import relax
@@ -42,7 +44,11 @@ SEGMENTS = (
     SegmentSpec("segment_1", ("hidden",), ("bias",), ("scores",)),
 )
 NAMES = ("segment_0", "segment_1")
-HOW = ("plain", "float16", "uint8", "plain+lz4", "plain+zstd", "float16+zstd", "uint8+lz4")
+HOW = (
+    *("plain", "float16", "uint8"),
+    *("plain+lz4", "float16+lz4", "uint8+lz4"),
+    *("plain+zstd", "float16+zstd", "uint8+zstd"),
+)
 
 
 def photo_as(encoding: str) -> SentSpec:
@@ -194,12 +200,34 @@ def test_an_image_that_nobody_reads_is_not_decoded(
         (b"GIF89a", "input 'photo' is no JPEG or PNG file"),
         (file_of(PIXELS)[:60], "input 'photo' is no JPEG or PNG file"),
         (PIXELS[0], r"input 'photo' is uint8\[8, 6, 3\], expected uint8\[1, 8, 6, 3\]"),
-        ("photo.jpg", "input 'photo' is a str, no NumPy array"),
     ],
 )
 def test_the_device_refuses_what_does_not_fit(client: Client, given: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         client.infer({"photo": given}, "device-only")
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [
+        ("photo.jpg", "str"),
+        (Path("photo.jpg"), "PosixPath"),
+        (Image.fromarray(PIXELS[0]), "Image"),
+        (None, "NoneType"),
+    ],
+)
+def test_what_is_no_image_file_is_told_how_to_be_one(client: Client, given: Any, kind: str) -> None:
+    with pytest.raises(InputError) as caught:
+        client.infer({"photo": given}, "device-only")
+    assert str(caught.value) == (
+        f"input 'photo' is a {kind}, expected the bytes of a JPEG or PNG file, or "
+        "uint8[1, 8, 6, 3]; for a path, Path(…).read_bytes()"
+    )
+
+
+def test_a_missing_image_is_missing(client: Client) -> None:
+    with pytest.raises(InputError, match="expected tensors 'photo', got none"):
+        client.infer({}, "device-only")
 
 
 def test_what_does_not_fit_is_not_even_sent(executor: Executor) -> None:
@@ -282,6 +310,20 @@ def test_a_stranger_can_send_what_is_encoded(
     np.testing.assert_allclose(result.as_numpy("scores"), EXPECTED, rtol=0, atol=1.01 * STEP)
 
 
+def test_a_stranger_can_follow_the_documentation(stranger: triton.InferenceServerClient) -> None:
+    """Every step of docs/encodings.md, On the wire, with nothing of partc's."""
+    hidden = PIXELS * WEIGHT
+    low, high = hidden.min((0, 2, 3)), hidden.max((0, 2, 3))
+    ranges = np.stack([low, (high - low) / 255], 1).astype("<f4")
+    steps = np.rint((hidden - low[:, None, None]) / ranges[:, 1, None, None]).astype("uint8")
+    frame = zstandard.ZstdCompressor().compress(steps.tobytes() + ranges.tobytes())
+    result = stranger.infer("album", [text("hidden", frame)], VERSIONS["uint8+zstd"])
+    np.testing.assert_allclose(result.as_numpy("scores"), EXPECTED, rtol=0, atol=1.01 * STEP)
+    block = lz4.block.compress(hidden.astype("<f2").tobytes(), store_size=False)
+    result = stranger.infer("album", [text("hidden", block)], VERSIONS["float16+lz4"])
+    assert np.array_equal(result.as_numpy("scores"), EXPECTED)
+
+
 @pytest.mark.parametrize(
     ("plan", "given", "message"),
     [
@@ -291,9 +333,14 @@ def test_a_stranger_can_send_what_is_encoded(
         (
             "uint8+lz4",
             text("hidden", bytes(9)),
-            "tensor 'hidden' must be an LZ4 block of 208 bytes",
+            "tensor 'hidden' is compressed with LZ4: expected one block, not a frame, of 208 bytes "
+            "(144 uint8 elements, then 16 float32 of ranges)",
         ),
-        ("plain+zstd", text("hidden", b""), "must be a Zstandard frame of 576 bytes"),
+        (
+            "plain+zstd",
+            text("hidden", b""),
+            "Zstandard: expected one frame whose header declares 576 bytes (144 float32 elements)",
+        ),
         ("uint8", tensor("hidden", PIXELS), "expected tensors 'hidden', 'hidden.range', got"),
     ],
 )
@@ -318,6 +365,31 @@ def test_main_reads_files_and_arrays(
     arguments += ["--output", str(tmp_path)]
     assert client_module.main(MODEL, half.artifact, half.directory, arguments) == 0
     assert np.array_equal(np.load(tmp_path / "scores.npy"), EXPECTED)
+
+
+@pytest.mark.parametrize("plan", ["device-only", "server-only"])
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        (b"import torch", "is no JPEG or PNG file, or is cut off"),
+        (file_of(PIXELS)[:60], "is no JPEG or PNG file, or is cut off"),
+        (b"", "is no JPEG or PNG file, or is cut off"),
+        (file_of(PIXELS[:, 1:]), "is an image of 6x7 pixels, expected 6x8; resize it first"),
+    ],
+)
+def test_main_says_which_file_is_no_such_image(
+    half: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    plan: str,
+    contents: bytes,
+    message: str,
+) -> None:
+    (tmp_path / "classifier.py").write_bytes(contents)
+    arguments = ["--input", f"photo={tmp_path}/classifier.py", "--plan", plan]
+    assert client_module.main(MODEL, half.artifact, half.directory, arguments) == 2
+    found = capsys.readouterr().err
+    assert found == f"error: input 'photo': {tmp_path}/classifier.py {message}\n"
 
 
 def test_main_says_that_files_will_do(half: Any, capsys: pytest.CaptureFixture[str]) -> None:

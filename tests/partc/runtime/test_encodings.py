@@ -19,6 +19,7 @@ from hypothesis.extra import numpy as st_numpy
 from PIL import Image
 
 from partc.runtime.encodings import (
+    ImageFile,
     decode,
     encode,
     encoded_nbytes,
@@ -163,7 +164,7 @@ def test_an_unknown_encoding_is_refused(encoding: str) -> None:
 @given(st.sampled_from(COMPRESSED), st.binary(max_size=200))
 def test_hostile_contents_are_refused(encoding: str, contents: bytes) -> None:
     spec = TensorSpec("t", "float32", (3, 1, 7))
-    with pytest.raises(InputError, match=r"tensor 't.*' must "):
+    with pytest.raises(InputError, match=r"tensor 't.*' (must|is compressed with) "):
         decode(encoding, spec, [np.frombuffer(contents, np.uint8)])
 
 
@@ -171,8 +172,32 @@ def test_hostile_contents_are_refused(encoding: str, contents: bytes) -> None:
 def test_contents_of_another_size_are_refused(encoding: str) -> None:
     parts = encode(encoding, np.zeros((4, 5, 6), "float32"))
     for shape in [(4, 4, 6), (4, 6, 6)]:
-        with pytest.raises(InputError, match=r"tensor 't' must be .* of .* bytes"):
+        with pytest.raises(InputError, match=r"tensor 't' is compressed with .* \d+ bytes"):
             decode(encoding, TensorSpec("t", "float32", shape), parts)
+
+
+@pytest.mark.parametrize(
+    ("compression", "form"),
+    [
+        ("lz4", "LZ4: expected one block, not a frame, of"),
+        ("zstd", "Zstandard: expected one frame whose header declares"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("encoding", "contents"),
+    [
+        ("plain", "80 bytes (20 float32 elements)"),
+        ("float16", "40 bytes (20 float16 elements)"),
+        ("uint8", "60 bytes (20 uint8 elements, then 10 float32 of ranges)"),
+    ],
+)
+def test_what_should_have_been_compressed_is_said(
+    compression: str, form: str, encoding: str, contents: str
+) -> None:
+    spec = TensorSpec("t", "float32", (1, 5, 2, 2))
+    with pytest.raises(InputError) as caught:
+        decode(f"{encoding}+{compression}", spec, [np.zeros(9, "uint8")])
+    assert str(caught.value) == f"tensor 't' is compressed with {form} {contents}"
 
 
 @pytest.mark.parametrize(
@@ -185,13 +210,13 @@ def test_contents_of_another_size_are_refused(encoding: str) -> None:
 )
 def test_nothing_is_allocated_beyond_the_size(encoding: str, bomb: bytes) -> None:
     spec = TensorSpec("t", "int8", (1000,))
-    with limited_memory(), pytest.raises(InputError, match="must be"):
+    with limited_memory(), pytest.raises(InputError, match=r"1000 bytes \(1000 int8 elements\)$"):
         decode(encoding, spec, [np.frombuffer(bomb, np.uint8)])
 
 
 def test_a_frame_is_followed_by_nothing() -> None:
     (frame,) = encode("plain+zstd", np.zeros(1000, "int8"))
-    with pytest.raises(InputError, match="must be a Zstandard frame of 1000 bytes"):
+    with pytest.raises(InputError, match="one frame whose header declares 1000 bytes"):
         decode("plain+zstd", TensorSpec("t", "int8", (1000,)), [np.append(frame, frame)])
 
 
@@ -255,7 +280,7 @@ def test_any_image_of_eight_bits_is_decoded(mode: str, form: str) -> None:
         (image_file("RGB", "PNG", (8, 6)), "image of 8x6 pixels, expected 6x8; resize it"),
         (image_file("I;16", "PNG"), r"image of mode I;16\S*, expected one of 8 bits"),
         (image_file("RGB", "BMP"), "no JPEG or PNG file"),
-        (image_file("RGB", "JPEG")[:-30], "no JPEG or PNG file"),
+        (image_file("RGB", "JPEG")[:-30], "no JPEG or PNG file, or is cut off$"),
         (image_file("RGB", "PNG")[:40], "no JPEG or PNG file"),
         (np.zeros(0, "uint8"), "no JPEG or PNG file"),
     ],
@@ -263,6 +288,32 @@ def test_any_image_of_eight_bits_is_decoded(mode: str, form: str) -> None:
 def test_what_is_no_such_image_is_refused(file: Array, message: str) -> None:
     with pytest.raises(InputError, match=f"input 'photo' is .*{message}"):
         decode("image", PHOTO, [file])
+
+
+def test_transparency_is_left_out() -> None:
+    file = io.BytesIO()
+    Image.new("RGBA", (6, 8), (10, 20, 30, 0)).save(file, "PNG")
+    pixels = decode("image", PHOTO, [np.frombuffer(file.getvalue(), np.uint8)])
+    assert np.array_equal(pixels, np.broadcast_to(np.array([10, 20, 30], "uint8"), PHOTO.shape))
+
+
+def test_colours_become_grey_for_one_channel() -> None:
+    file = image_file("RGB", "JPEG")
+    with Image.open(io.BytesIO(file)) as image:
+        expected = np.asarray(image.convert("L"))
+    grey = decode("image", TensorSpec("photo", "uint8", (1, 8, 6, 1)), [file])
+    assert np.array_equal(grey[0, :, :, 0], expected)
+
+
+def test_a_file_that_has_a_name_is_called_by_it() -> None:
+    with pytest.raises(InputError, match=r"^input 'photo': a/b\.jpg is no JPEG or PNG file, or "):
+        ImageFile(PHOTO, np.zeros(9, "uint8"), "a/b.jpg")
+    cut = image_file("RGB", "JPEG")[:-30]
+    with pytest.raises(InputError, match=r"^input 'photo': b\.jpg is no JPEG or PNG file, or "):
+        ImageFile(PHOTO, cut, "b.jpg").decode()
+    large = image_file("RGB", "PNG", (9, 9))
+    with pytest.raises(InputError, match=r"^input 'photo': c\.png is an image of 9x9 pixels, "):
+        ImageFile(PHOTO, large, "c.png")
 
 
 @given(st.binary(max_size=100), st.integers(0, 70), st.sampled_from(["JPEG", "PNG"]))

@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+from partc.runtime import announce
 from partc.runtime import server as server_module
 from partc.runtime.errors import ServerError
 from partc.runtime.executor import Executor, Request
@@ -294,6 +295,21 @@ def test_main_reports_what_it_cannot_do(
     assert capsys.readouterr().err.startswith("error: cannot listen on 127.0.0.1:")
     assert server_module.main(toy.model, half.artifact, Path("/nowhere"), []) == 2
     assert capsys.readouterr().err.startswith("error: /nowhere/model.so cannot be read: ")
+
+
+@pytest.mark.parametrize(("silence_s", "said"), [(0, "loading toy\n"), (60, "")])
+def test_main_says_that_it_loads_if_that_takes_long(
+    toy: Any,
+    toy_server: InferenceServer,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    silence_s: float,
+    said: str,
+) -> None:
+    monkeypatch.setattr(announce, "_SILENCE_S", silence_s)
+    half, arguments = toy.half, ["--host", "127.0.0.1", "--port", str(toy_server.port)]
+    assert server_module.main(toy.model, half.artifact, half.directory, arguments) == 2
+    assert capsys.readouterr().err.startswith(f"{said}error: cannot listen on ")
 
 
 def test_main_has_its_own_words_only_for_a_port_in_use(
