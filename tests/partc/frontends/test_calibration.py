@@ -67,6 +67,15 @@ def test_a_first_extent_of_more_than_one_is_no_axis_of_samples() -> None:
         read_samples({"x": np.zeros((4, 5), "f")}, Tensor("x", TensorType("float32", (2, 5))))
 
 
+def test_a_number_has_no_axis_of_samples() -> None:
+    with pytest.raises(
+        PartcError, match=r"is float32\[\], expected float32\[N\] for N samples; give"
+    ):
+        read_samples({"x": np.float32(1)}, Tensor("x", TensorType("float32", (1,))))
+    (sample,) = read_samples({"x": np.float32(1)}, Tensor("x", TensorType("float32", ())))
+    assert sample["x"].shape == ()
+
+
 def test_arrays_may_be_given_by_name() -> None:
     images = torch.arange(24, dtype=torch.float32).reshape(2, 3, 4)
     first, second = read_samples({"image": images, "tokens": np.zeros((2, 5), "int64")}, *BOTH)
