@@ -7,29 +7,41 @@ a variable for the side of every layer, the arcs of the cut graph as implication
 one for every encoding of every tensor that may cross.
 """
 
-# OR-Tools declares its types only in part.
-# pyright: reportUnknownMemberType=false
+# OR-Tools declares its types only in part, SciPy none.
+# pyright: reportUnknownMemberType=false, reportMissingTypeStubs=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import compress
+from typing import Any
 
 import numpy as np
 from ortools.sat.python import cp_model
+from scipy.optimize import linprog
 
-from partc.errors import InfeasibleError
+from partc.errors import InfeasibleError, PartcError
 from partc.graph import LayerGraph, Tensor
 from partc.passes.cut import find_cut
 from partc.passes.memory import always_held_nbytes, device_nbytes, lifetimes
 from partc.passes.pins import check_pins
-from partc.passes.price import Price
-from partc.passes.programme import LARGEST_TOTAL, Linear, NoSolutionError, solve, units_for
-from partc.plan import Cut, Side
+from partc.passes.price import Array, Price
+from partc.passes.programme import (
+    LARGEST_TOTAL,
+    Linear,
+    NoSolutionError,
+    UndecidedError,
+    solve,
+    units_for,
+)
+from partc.plan import Cut, Side, make_plan
 from partc.quantities import format_nbytes
+
+_MOST_MEANS = 30  # of prices that are tried; ten or so prove what they can
 
 
 @dataclass(frozen=True)
@@ -113,29 +125,101 @@ def find_limited_cut(graph: LayerGraph, prices: Sequence[Price], limits: Limits)
     Raises:
         GraphError: A pin names no layer.
         InfeasibleError: No cut keeps all limits.
-        CompilerError: The solver found none in its time, although there may be one.
+        PartcError: The solver found none within its effort, although there may be one.
     """
-    if len(prices) == 1:
-        cut = find_cut(graph, prices[0], limits.pins)
-        if keeps(graph, cut, limits):
-            cost = prices[0].of(graph, cut)
-            return Optimum(cut, cost, cost)
     check_pins(graph, limits.pins)
     try:
-        return _Programme(graph, limits).minimise(prices)
+        return _find(graph, prices, limits)
     except NoSolutionError as error:
         clash = find_clash(graph, limits)
         raise InfeasibleError(_describe_clash(graph, clash)) from error
+    except UndecidedError as error:
+        raise PartcError(
+            f"whether a plan keeps {' and '.join(limits.names)} could not be told within the "
+            "solver's effort; give fewer or looser limits, --no-split, or a model with fewer layers"
+        ) from error
 
 
 def keeps(graph: LayerGraph, cut: Cut, limits: Limits) -> bool:
-    """Whether a cut that agrees with the pins keeps all other limits."""
-    splits = 0 < len(cut.server_layers) < len(graph.layers)
+    """Whether a cut keeps all limits."""
+    there, pins = cut.server_layers, limits.pins
     return (
-        limits.must_split in (None, splits)
+        all((name in there) == (side is Side.SERVER) for name, side in pins.items())
+        and limits.must_split in (None, 0 < len(there) < len(graph.layers))
         and (limits.device_nbytes is None or device_nbytes(graph, cut) <= limits.device_nbytes)
         and all(limit.price.of(graph, cut) <= limit.most for limit in limits.costs)
     )
+
+
+def _find(graph: LayerGraph, prices: Sequence[Price], limits: Limits) -> Optimum:
+    """The best cut by minimum cuts, if these prove that it is; else by the programme."""
+    tried, bound = _relax(graph, prices, limits.pins)
+    near = bound + 2 * resolution(graph, *prices)
+    kept = [
+        Optimum(cut, max(price.of(graph, cut) for price in prices), bound)
+        for cut in (*tried, Cut.device_only(), Cut.server_only(graph))
+        if keeps(graph, cut, limits)
+    ]
+    for each in kept:
+        if each.cost <= near:
+            return replace(each, bound=each.cost)
+    start = min(kept, key=lambda each: each.cost, default=None)
+    try:
+        return _Programme(graph, limits).minimise(prices, bound, start and start.cut)
+    except UndecidedError:
+        if start is None:
+            raise
+        return start
+
+
+def _relax(
+    graph: LayerGraph, prices: Sequence[Price], pins: Mapping[str, Side]
+) -> tuple[list[Cut], float]:
+    """Cuts that cost least in weighted means of prices, and what any costs at least in the largest.
+
+    No mean exceeds the largest. The weights whose least mean is the most, the Lagrangian dual, are
+    approached by the cutting planes of Kelley, "The Cutting-Plane Method for Solving Convex
+    Programs" (Journal of SIAM, 1960).
+    """
+    cuts: list[Cut] = []
+    costs: list[list[float]] = []
+    weights, bound, most = np.full(len(prices), 1 / len(prices)), 0.0, math.inf
+    rounding = resolution(graph, *prices)
+    while len(cuts) < _MOST_MEANS and bound + 2 * rounding < most:
+        cuts.append(find_cut(graph, _mean(prices, weights), pins))
+        costs.append([price.of(graph, cuts[-1]) for price in prices])
+        bound = max(bound, float(weights @ costs[-1]) - rounding)
+        weights, most = _heaviest(np.array(costs))
+    return cuts, bound
+
+
+def _mean(prices: Sequence[Price], weights: Array) -> Price:
+    def mean(costs: Iterable[Any]) -> Any:
+        return sum(cost * weight for cost, weight in zip(costs, weights.tolist(), strict=True))
+
+    return Price(
+        device=mean(price.device for price in prices),
+        server=mean(price.server for price in prices),
+        encodings=mean(price.encodings for price in prices),
+        device_entry=mean(price.device_entry for price in prices),
+        server_entry=mean(price.server_entry for price in prices),
+        starts=prices[0].starts,
+    )
+
+
+def _heaviest(costs: Array) -> tuple[Array, float]:
+    """Weights of which the least of the rows' means is the most, and that mean."""
+    rows, columns = costs.shape
+    scale = max(1.0, float(costs.max()))
+    found = linprog(
+        np.append(np.zeros(columns), -1.0),
+        A_ub=np.hstack([-costs / scale, np.ones((rows, 1))]),
+        b_ub=np.zeros(rows),
+        A_eq=np.append(np.ones(columns), 0.0)[None],
+        b_eq=[1.0],
+    )
+    weights = found.x[:-1].clip(0)
+    return weights / weights.sum(), float(found.x[-1]) * scale
 
 
 def find_clash(graph: LayerGraph, limits: Limits) -> Limits:
@@ -143,7 +227,7 @@ def find_clash(graph: LayerGraph, limits: Limits) -> Limits:
 
     Each limit is left out in turn, for good if there still is no cut: the deletion filter of
     Chinneck and Dravnieks, "Locating Minimal Infeasible Constraint Sets in Linear Programs" (ORSA
-    Journal on Computing, 1991).
+    Journal on Computing, 1991). What the solver cannot tell within its effort stays.
     """
     left = limits
     drops: list[Callable[[Limits], Limits]] = [
@@ -153,7 +237,7 @@ def find_clash(graph: LayerGraph, limits: Limits) -> Limits:
         lambda kept: replace(kept, pins={}),
     ]
     for drop in drops:
-        if not _is_feasible(graph, drop(left)):
+        if _is_infeasible(graph, drop(left)):
             left = drop(left)
     return left
 
@@ -162,31 +246,55 @@ def _without(limit: Limit, limits: Limits) -> Limits:
     return replace(limits, costs=tuple(each for each in limits.costs if each is not limit))
 
 
-def _is_feasible(graph: LayerGraph, limits: Limits) -> bool:
+def _is_infeasible(graph: LayerGraph, limits: Limits) -> bool:
     try:
         _Programme(graph, limits).minimise(())
     except NoSolutionError:
-        return False
-    return True
+        return True
+    except UndecidedError:
+        pass
+    return False
 
 
 def _describe_clash(graph: LayerGraph, clash: Limits) -> str:
-    """Which limits clash, and how far each cost could go if it were the only one to give way."""
+    """Which limits clash, and how far each could go if it were the only one to give way."""
     names = clash.names
-    ways = [
-        f"{limit.name} would have to be {_enough(graph, clash, limit)}" for limit in clash.costs
-    ]
     what = f"no plan keeps {' and '.join(names)}" + (" together" if len(names) > 1 else "")
-    return f"{what}; {' or '.join(ways)}" if ways else f"{what}; drop one of them"
+    ways = " or ".join(_ways_out(graph, clash))
+    return f"{what}; {ways or ('drop one of them' if len(names) > 1 else 'drop it')}"
 
 
-def _enough(graph: LayerGraph, clash: Limits, limit: Limit) -> str:
-    """What a limit would have to be to be kept with the others, rounded up."""
-    least = _Programme(graph, _without(limit, clash)).minimise([limit.price]).cost
-    scale, unit = {"bytes": (1e-3, " kB"), "ppm": (1e-6, "")}.get(limit.unit, (1, f" {limit.unit}"))
-    size = scale * least
+def _ways_out(graph: LayerGraph, clash: Limits) -> Iterator[str]:
+    """What each limit that is a number would have to be to be kept with the others."""
+    for limit in clash.costs:
+        find = partial(_find, graph, [limit.price], _without(limit, clash))
+        yield from _would_have_to_be(limit.name, find, limit.most, limit.unit)
+    if clash.device_nbytes is not None:
+        find = _Programme(graph, replace(clash, device_nbytes=None)).least_nbytes
+        name = f"--device-memory {format_nbytes(clash.device_nbytes)}"
+        yield from _would_have_to_be(name, find, clash.device_nbytes, "bytes")
+
+
+def _would_have_to_be(
+    name: str, find: Callable[[], Optimum], most: float, unit: str
+) -> Iterator[str]:
+    """A clause, but for a limit of which the solver cannot tell."""
+    try:
+        least = find()
+    except UndecidedError:
+        return
+    if least.gap:
+        yield f"{name} would have to be at least {_show(max(most, least.bound), unit, math.floor)}"
+    else:
+        yield f"{name} would have to be {_show(least.cost, unit, math.ceil)}"
+
+
+def _show(amount: float, unit: str, rounded: Callable[[float], int]) -> str:
+    """An amount with four digits."""
+    scale, name = {"bytes": (1e-3, " kB"), "ppm": (1e-6, "")}.get(unit, (1, f" {unit}"))
+    size = scale * amount
     step = 10.0 ** (math.floor(math.log10(size)) - 3) if size else 1.0
-    return f"{math.ceil(size / step) * step:g}{unit}"
+    return f"{rounded(size / step) * step:g}{name}"
 
 
 class _Programme:
@@ -243,19 +351,17 @@ class _Programme:
             if layer.name in limits.pins:
                 self._model.add(on_server == (limits.pins[layer.name] is Side.SERVER))
         if limits.must_split is False:
-            self._model.add_allowed_assignments(
-                self._server, [[side] * len(self._server) for side in (0, 1)]
-            )
+            self._model.add_at_most_one(self._uses_device, self._uses_server)
         elif limits.must_split:
             self._model.add_bool_or(self._server)
             self._model.add_bool_or([~each for each in self._server])
 
     def _keep(self, limit: Limit) -> None:
-        units = _units([limit.price])
+        units = _units(limit.price)
         most = limit.most + resolution(self._graph, limit.price)
         self._model.add(self._sum(limit.price, units) <= math.floor(most * units))
 
-    def _fit(self, most_nbytes: int) -> None:
+    def _fit(self, most_nbytes: Linear) -> None:
         """Keep weights, and what is held while each layer of the device runs, in its memory."""
         left = most_nbytes - always_held_nbytes(self._graph)
         nbytes = [layer.weight_nbytes for layer in self._graph.layers]
@@ -290,18 +396,52 @@ class _Programme:
             + round(units * price.server_entry) * self._uses_server
         )
 
-    def minimise(self, prices: Sequence[Price]) -> Optimum:
-        """Solve the programme for the least of the largest cost."""
-        units = _units(prices)
-        sums = [self._sum(price, units) for price in prices]
-        largest = self._model.new_int_var(0, 2 * int(LARGEST_TOTAL), "largest")
-        for each in sums:
-            self._model.add(largest >= each)
+    def minimise(
+        self, prices: Sequence[Price], bound: float = 0.0, start: Cut | None = None
+    ) -> Optimum:
+        """Solve the programme for the least of the largest cost.
+
+        Args:
+            prices: What every choice costs.
+            bound: What any cut is known to cost at least.
+            start: A cut that keeps the limits.
+        """
+        units = _units(*prices)
+        least = math.floor((bound - resolution(self._graph, *prices)) * units)
+        largest = self._model.new_int_var(max(0, least), 2 * int(LARGEST_TOTAL), "largest")
+        for price in prices:
+            self._model.add(largest >= self._sum(price, units))
         self._model.minimize(largest)
+        if start is not None:
+            self._hint(start)
         solver, proven = solve(self._model)
         cut = self._read(solver)
         cost = max((price.of(self._graph, cut) for price in prices), default=0.0)
-        return Optimum(cut, cost, cost if proven else solver.best_objective_bound / units)
+        if proven:
+            return Optimum(cut, cost, cost)
+        return Optimum(cut, cost, max(bound, solver.best_objective_bound / units))
+
+    def least_nbytes(self) -> Optimum:
+        """Solve the programme for the least that the device has to hold."""
+        nbytes = self._model.new_int_var(0, int(LARGEST_TOTAL), "memory")
+        self._fit(nbytes)
+        self._model.minimize(nbytes)
+        solver, proven = solve(self._model)
+        cut = self._read(solver)
+        held = device_nbytes(self._graph, cut)
+        return Optimum(cut, held, held if proven else solver.best_objective_bound)
+
+    def _hint(self, cut: Cut) -> None:
+        """Begin with a cut; whether a tensor crosses follows from how it is sent."""
+        for layer, on_server in zip(self._graph.layers, self._server, strict=True):
+            self._model.add_hint(on_server, layer.name in cut.server_layers)
+        plan = make_plan(self._graph, cut)
+        sent = {
+            tensor.name: how.name for tensor, how in zip(plan.upload, plan.encodings, strict=True)
+        }
+        for tensor, ways in zip(self._graph.tensors, self._sent, strict=True):
+            for way, how in zip(ways, self._graph.encodings_of(tensor), strict=True):
+                self._model.add_hint(way, sent.get(tensor.name) == how.name)
 
     def _read(self, solver: cp_model.CpSolver) -> Cut:
         """The cut that a solution stands for."""
@@ -319,11 +459,11 @@ class _Programme:
         )
 
 
-def resolution(graph: LayerGraph, price: Price) -> float:
-    """Within what a cost is known, as each choice is rounded by up to half a unit."""
-    return (2 + len(graph.layers) + len(graph.tensors)) / _units([price])
+def resolution(graph: LayerGraph, *prices: Price) -> float:
+    """Within what costs are known, as each choice is rounded by up to half a unit."""
+    return (2 + len(graph.layers) + len(graph.tensors)) / _units(*prices)
 
 
-def _units(prices: Sequence[Price]) -> float:
+def _units(*prices: Price) -> float:
     """How many whole units to count a millisecond or millijoule as."""
     return units_for(max((price.total for price in prices), default=0.0))

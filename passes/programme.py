@@ -24,6 +24,10 @@ class NoSolutionError(Exception):
     """Nothing satisfies a programme."""
 
 
+class UndecidedError(Exception):
+    """Nothing was found that satisfies a programme, nor that nothing does."""
+
+
 def units_for(total: float) -> float:
     """How many whole units to count a ms or mJ as, if costs add up to so much."""
     return min(UNITS_PER_MILLI, LARGEST_TOTAL / max(1.0, total))
@@ -37,7 +41,8 @@ def solve(model: cp_model.CpModel) -> tuple[cp_model.CpSolver, bool]:
 
     Raises:
         NoSolutionError: Nothing satisfies it.
-        CompilerError: Nothing was found in time, although there may be something.
+        UndecidedError: The solver's effort did not suffice to tell.
+        CompilerError: It is no programme.
     """
     solver = cp_model.CpSolver()
     # One worker and no clock: the same answer every time.
@@ -46,6 +51,8 @@ def solve(model: cp_model.CpModel) -> tuple[cp_model.CpSolver, bool]:
     status = solver.solve(model)
     if status == cp_model.INFEASIBLE:
         raise NoSolutionError
+    if status == cp_model.UNKNOWN:
+        raise UndecidedError
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         raise CompilerError(f"an integer programme was not solved: {solver.status_name(status)}")
     return solver, status == cp_model.OPTIMAL

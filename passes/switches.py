@@ -19,10 +19,10 @@ from itertools import pairwise
 from ortools.sat.python import cp_model
 
 from partc.cost import Cost
-from partc.errors import InfeasibleError
+from partc.errors import InfeasibleError, PartcError
 from partc.graph import Layer, LayerGraph, Tensor
 from partc.passes.price import Price, price
-from partc.passes.programme import Linear, NoSolutionError, solve, units_for
+from partc.passes.programme import Linear, NoSolutionError, UndecidedError, solve, units_for
 from partc.plan import FREE_ENTRY, Conditions, EntryCharges, Side, transfer_ms
 
 
@@ -133,7 +133,7 @@ def find_placement(
 
     Raises:
         InfeasibleError: No placement agrees with the pins.
-        CompilerError: The solver found none in its time, although there may be one.
+        PartcError: The solver found none within its effort, although there may be one.
     """
     programme = _Programme(problem, switches)
     programme.pin(pins)
@@ -220,6 +220,11 @@ class _Programme:
         except NoSolutionError as error:
             raise InfeasibleError(
                 "no placement with so few switches agrees with the pins"
+            ) from error
+        except UndecidedError as error:
+            raise PartcError(
+                "whether a placement agrees with the pins could not be told within the solver's "
+                "effort; give fewer --switches, fewer pins or a model with fewer layers"
             ) from error
         placement = place(self._graph, _merge(self._read(solver)))
         cost = self._problem.total(placement)

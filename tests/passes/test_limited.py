@@ -16,10 +16,12 @@ from strategies import (
     thorough,
     tiny_graph,
 )
+from tangled import tangled_graph
 
-from partc.cost import DEVIATION, LATENCY, STAGES, UPLOAD_NBYTES, Cost, energy
-from partc.errors import InfeasibleError
+from partc.cost import DEVIATION, LATENCY, SERVER_TIME, STAGES, UPLOAD_NBYTES, Cost, energy
+from partc.errors import InfeasibleError, PartcError
 from partc.graph import LayerGraph
+from partc.passes import programme
 from partc.passes.limited import Limit, Limits, find_clash, find_limited_cut, keeps
 from partc.passes.memory import device_nbytes
 from partc.passes.price import Price, price
@@ -56,10 +58,10 @@ def some_limits(draw: st.DrawFn, graph: LayerGraph, costs: Sequence[Price]) -> L
     ]
     memory = device_nbytes(graph, draw(st.sampled_from(cuts)))
     pinned = draw(st.sampled_from(cuts))
-    names = draw(st.lists(st.sampled_from([layer.name for layer in graph.layers]), max_size=2))
+    names = draw(st.lists(st.sampled_from([None, *graph.by_name]), max_size=2))
     return Limits(
         tuple(limits),
-        {name: pinned.side(graph.by_name[name]) for name in names},
+        {name: pinned.side(graph.by_name[name]) for name in names if name},
         draw(st.sampled_from([None, memory])),
         draw(st.sampled_from([None, None, True, False])),
     )
@@ -67,7 +69,7 @@ def some_limits(draw: st.DrawFn, graph: LayerGraph, costs: Sequence[Price]) -> L
 
 @thorough
 @given(
-    st.one_of(layer_graphs(), encoded_graphs()).filter(lambda graph: graph.layers),
+    st.one_of(layer_graphs(), encoded_graphs()),
     conditions(),
     powers(),
     entry_charges(),
@@ -102,7 +104,7 @@ def test_agrees_with_brute_force(
 
 
 @thorough
-@given(layer_graphs(max_layers=6).filter(lambda graph: graph.layers), st.data())
+@given(layer_graphs(max_layers=6), st.data())
 def test_of_a_clash_nothing_can_be_dropped(graph: LayerGraph, data: st.DataObject) -> None:
     limits = data.draw(some_limits(graph, [price(graph, c, LINK) for c in (LATENCY, *STAGES)]))
     # Costs are whole here: no limit lies within rounding of what a cut costs.
@@ -145,13 +147,31 @@ def test_a_clash_is_told_with_what_it_would_take() -> None:
             Limits((), {"a": Side.DEVICE, "b": Side.SERVER}, must_split=False),
             "no plan keeps --no-split and the pins together; drop one of them",
         ),
-        (Limits(device_nbytes=20_000), "no plan keeps --device-memory 20.0 kB; drop one of them"),
+        (
+            Limits((limited(CHAIN, LATENCY, 40, "--deadline 40 ms"),), device_nbytes=20_000),
+            "no plan keeps --device-memory 20.0 kB; --device-memory 20.0 kB would have to be 21 kB",
+        ),
+        (
+            Limits(
+                (limited(CHAIN, UPLOAD_NBYTES, 5000, "--max-upload 5.0 kB", "bytes"),),
+                device_nbytes=22_000,
+            ),
+            "no plan keeps --max-upload 5.0 kB and --device-memory 22.0 kB together; --max-upload "
+            "5.0 kB would have to be 20 kB or --device-memory 22.0 kB would have to be 23 kB",
+        ),
     ],
 )
 def test_clashes_of_other_kinds(limits: Limits, message: str) -> None:
     with pytest.raises(InfeasibleError) as caught:
         find_limited_cut(CHAIN, [price(CHAIN, LATENCY, LINK)], limits)
     assert str(caught.value) == message
+
+
+def test_one_limit_is_not_one_of_them() -> None:
+    single = tiny_graph({"x": 1, "y": 1}, {"a": ("x -> y", 1, 1)}, "y")
+    with pytest.raises(InfeasibleError) as caught:
+        find_limited_cut(single, [price(single, LATENCY, LINK)], Limits(must_split=True))
+    assert str(caught.value) == "no plan keeps --must-split; drop it"
 
 
 @pytest.mark.parametrize(("must_split", "server"), [(True, "b"), (False, "a b"), (None, "b")])
@@ -163,3 +183,51 @@ def test_splitting_by_hand(must_split: bool | None, server: str) -> None:
 def test_the_largest_of_several_by_hand() -> None:
     found = find_limited_cut(CHAIN, [price(CHAIN, stage, LINK) for stage in STAGES], Limits())
     assert (found.cut.server_layers, found.cost) == (frozenset("b"), 5.0)
+
+
+@pytest.mark.parametrize("must_split", [None, False])
+def test_without_layers_nothing_is_asked(must_split: bool | None) -> None:
+    empty = tiny_graph({"x": 1}, {}, "x")
+    prices = [price(empty, stage, LINK) for stage in STAGES]
+    assert find_limited_cut(empty, prices, Limits(must_split=must_split)).cut == Cut.device_only()
+
+
+@pytest.mark.parametrize("costs", [[LATENCY], STAGES])
+def test_large_costs_are_counted_in_larger_units(costs: Sequence[Cost]) -> None:
+    vast = tiny_graph(
+        {"x": 1, "t": 1, "u": 1, "y": 1},
+        {"a": ("x -> t", 2e10, 3e10), "b": ("t -> u", 1e10, 5e9), "c": ("u -> y", 3e10, 5e9)},
+        "y",
+    )
+    prices = [price(vast, cost, LINK) for cost in costs]
+    limits = Limits(must_split=False)
+    least, _ = best_by_trying(vast, prices, limits)
+    assert find_limited_cut(vast, prices, limits).cost == pytest.approx(least, rel=1e-9)
+
+
+def test_a_limit_is_kept_by_what_costs_just_that() -> None:
+    """Seven layers of 0.6 units more are seven more in whole units, which is 2.8 too much."""
+    layers = {f"l{n}": (f"t{n} -> t{n + 1}", 2.0, 1 + 6e-7) for n in range(10)}
+    graph = tiny_graph({f"t{n}": 1 for n in range(11)}, layers, "t10")
+    cut = Cut(frozenset(f"l{n}" for n in range(3, 10)))
+    most = price(graph, SERVER_TIME, LINK).of(graph, cut)
+    limits = Limits((limited(graph, SERVER_TIME, most, "--max-server-time"),))
+    assert find_limited_cut(graph, [price(graph, LATENCY, LINK)], limits).cut == cut
+
+
+def test_what_is_not_proven_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = tangled_graph(300)
+    prices = [price(graph, stage, LINK) for stage in STAGES]
+    monkeypatch.setattr(programme, "_EFFORT", 0.1)
+    found = find_limited_cut(graph, prices, Limits())
+    assert found.bound <= 125.26 <= found.cost  # a cut that takes a minute to find
+    assert 0 < found.gap < 0.1
+
+
+def test_what_cannot_be_told_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = tangled_graph(300)
+    stages = [price(graph, stage, LINK) for stage in STAGES]
+    limits = Limits(tuple(Limit(f"--limit-{n}", each, 110, "ms") for n, each in enumerate(stages)))
+    monkeypatch.setattr(programme, "_EFFORT", 0.001)
+    with pytest.raises(PartcError, match="whether a plan keeps --limit-0 and --limit-1 and "):
+        find_limited_cut(graph, [price(graph, LATENCY, LINK)], limits)

@@ -41,7 +41,7 @@ def front_of(points: Sequence[Point]) -> list[Point]:
 
 @thorough
 @given(
-    st.one_of(layer_graphs(max_layers=7), encoded_graphs()).filter(lambda graph: graph.layers),
+    st.one_of(layer_graphs(max_layers=7), encoded_graphs()),
     conditions(),
     powers(),
     entry_charges(),
@@ -51,7 +51,7 @@ def test_it_is_what_trying_all_cuts_finds(
     graph: LayerGraph, at: Conditions, power: DevicePower, entry: EntryCharges, pinned: bool
 ) -> None:
     first, second = (price(graph, cost, at, entry) for cost in (LATENCY, energy(power)))
-    pins = {graph.layers[0].name: Side.DEVICE} if pinned else {}
+    pins = {graph.layers[0].name: Side.DEVICE} if pinned and graph.layers else {}
     allowed = [cut for cut in all_cuts(graph) if not cut.server_layers & pins.keys()]
     points = [(round(first.of(graph, c), 6), round(second.of(graph, c), 6)) for c in allowed]
     found = find_front(graph, first, second, Limits(pins=pins))

@@ -5,11 +5,20 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import conditions, entry_charges, layer_graphs, powers, thorough, tiny_graph
+from strategies import (
+    conditions,
+    entry_charges,
+    layer_graphs,
+    powers,
+    thorough,
+    tiny_graph,
+)
+from tangled import tangled_graph
 
 from partc.cost import LATENCY, energy
-from partc.errors import InfeasibleError
+from partc.errors import InfeasibleError, PartcError
 from partc.graph import LayerGraph
+from partc.passes import programme
 from partc.passes.cut import find_cut
 from partc.passes.price import price
 from partc.passes.switches import SwitchingProblem, find_placement, place
@@ -43,7 +52,7 @@ def all_phases(graph: LayerGraph, switches: int, position: int = 0) -> Iterator[
 
 @thorough
 @given(
-    layer_graphs(max_layers=5).filter(lambda graph: graph.layers),
+    layer_graphs(max_layers=5),
     conditions(),
     powers(),
     entry_charges(),
@@ -66,7 +75,7 @@ def test_agrees_with_brute_force(
 
 
 @thorough
-@given(layer_graphs().filter(lambda graph: graph.layers), conditions(), entry_charges())
+@given(layer_graphs(), conditions(), entry_charges())
 def test_one_switch_is_a_cut(graph: LayerGraph, at: Conditions, entry: EntryCharges) -> None:
     prices = price(graph, LATENCY, at, entry)
     problem = SwitchingProblem(graph, LATENCY, at, entry)
@@ -110,3 +119,27 @@ def test_pins() -> None:
     assert placement.side(AUTOENCODER.by_name["middle"]) is Side.DEVICE
     with pytest.raises(InfeasibleError, match="so few switches"):
         find_placement(problem, 1, {"encode": Side.SERVER, "decode": Side.DEVICE})
+
+
+def test_large_costs_are_counted_in_larger_units() -> None:
+    vast = tiny_graph(
+        {"x": 1, "t": 1, "y": 1}, {"a": ("x -> t", 5e10, 1e10), "b": ("t -> y", 1e10, 3e10)}, "y"
+    )
+    placement, bound = find_placement(SwitchingProblem(vast, LATENCY, LINK), 2)
+    assert placement.used == (1, 2)
+    assert bound == pytest.approx(2e10, rel=1e-9)
+
+
+def test_what_is_not_proven_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = SwitchingProblem(tangled_graph(300), LATENCY, LINK)
+    monkeypatch.setattr(programme, "_EFFORT", 0.1)
+    placement, bound = find_placement(problem, 2)
+    assert (
+        200 < bound <= 295.83 <= problem.total(placement)
+    )  # a placement that takes longer to find
+
+
+def test_what_cannot_be_told_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programme, "_EFFORT", 0.0)
+    with pytest.raises(PartcError, match="could not be told within the solver's effort"):
+        find_placement(SwitchingProblem(tangled_graph(300), LATENCY, LINK), 2)
