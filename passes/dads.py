@@ -196,7 +196,7 @@ def _cuts_for_any_weights(surgery: _Surgery) -> dict[tuple[float, ...], Sides]:
             seen |= points
             stages = np.array(list(cuts))
             planes = np.column_stack([stages[:, largest], np.delete(stages, largest, axis=1)])
-            points = {(float(x), float(y)) for x, y in np.round(find_vertices(planes), 9)} - seen
+            points = {(float(x), float(y)) for x, y in find_vertices(planes)} - seen
     return cuts
 
 

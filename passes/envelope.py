@@ -15,11 +15,12 @@ dimensions as conditions vary.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.spatial import ConvexHull, HalfspaceIntersection
 
 from partc.cost import Cost
@@ -38,6 +39,12 @@ from partc.plan import (
 
 _BETTER = 1e-7
 """How much less a cost is than that of known plans, relative to it, if another cut is better."""
+
+_DECIMALS = 15
+"""Of vertices: in a wide range, much happens within a millionth of it, where rates are high."""
+
+_BLUR = 1e-12
+"""How far off a vertex may be on each axis, of which SciPy finds it to some of 16 digits."""
 
 _SMALLEST = 1e-9
 """The share of the range that a plan has to win to be one of the table, unless it wins clearly."""
@@ -129,7 +136,7 @@ class _Search:
 
     def look_at(self, point: Array) -> bool:
         """Find the best cut at a point; return whether it is better than what was known."""
-        key = tuple(np.round(point, 9).tolist())
+        key = tuple(point.tolist())
         if key in self._seen:
             return False
         self._seen.add(key)
@@ -162,11 +169,11 @@ class _Search:
         if not vertices.size:
             (plan,) = self._plans.values()
             return [Winner(plan, 1.0, (self._range.at(()),))]
-        values = np.array([[_value(plane, v) for v in vertices] for plane in self._planes.values()])
-        least = values.min(axis=0)
         found: list[Winner] = []
-        for cut, own in zip(self._planes, values, strict=True):
-            mine = vertices[own <= least + _BETTER * np.abs(least)]
+        for cut, wins in zip(
+            self._planes, _wins(list(self._planes.values()), vertices), strict=True
+        ):
+            mine = vertices[wins]
             share = _volume(mine)
             if share > _SMALLEST or self._is_clear(cut, mine):
                 corners = tuple(map(self._range.at, mine.tolist()))
@@ -185,6 +192,20 @@ class _Search:
 
 def _value(plane: Array, point: Array) -> float:
     return float(plane[0] + plane[1:] @ point)
+
+
+def _wins(planes: Sequence[Array], vertices: Array) -> NDArray[np.bool_]:
+    """Whether each plane is the least at each vertex, of shape (planes, vertices).
+
+    As far as can be told: where a vertex is off, two planes that meet there differ by what their
+    slopes make of it.
+    """
+    known = np.array(planes)
+    values = known[:, :1] + known[:, 1:] @ vertices.T
+    least = values.min(axis=0)
+    slopes = np.abs(known[:, 1:]).sum(axis=1)
+    unknown = _BLUR * (slopes[:, None] + slopes[values.argmin(axis=0)])
+    return values <= least + _BETTER * np.abs(least) + unknown
 
 
 def find_vertices(planes: Array) -> Array:
@@ -215,7 +236,7 @@ def find_vertices(planes: Array) -> Array:
     )
     corners = HalfspaceIntersection(halfspaces, inside).intersections
     on_top = corners[:, -1] > bottom + 0.25
-    return np.unique(np.clip(np.round(corners[on_top, :-1], 12), 0, 1), axis=0)
+    return np.unique(np.clip(np.round(corners[on_top, :-1], _DECIMALS), 0, 1), axis=0)
 
 
 def _volume(points: Array) -> float:

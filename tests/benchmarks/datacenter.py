@@ -8,6 +8,7 @@ what it estimates is known well enough: by batch means, with Student's confidenc
 from __future__ import annotations
 
 import math
+import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
@@ -40,6 +41,10 @@ class Estimate:
 
     def __str__(self) -> str:
         return f"{self.mean:.3f} ± {self.half_width:.3f}"
+
+    @property
+    def precise(self) -> bool:
+        return self.half_width <= PRECISION * abs(self.mean)
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,8 @@ class Datacenter:
     ) -> Estimate:
         """A statistic of the times of queries, known to :data:`PRECISION`.
 
+        Warns if as many batches as there is time for do not tell.
+
         Args:
             arrivals_per_ms: Queries; fewer than the machines can answer.
             statistic: Of the times of a batch of queries: waiting and service, in ms, by column.
@@ -112,8 +119,14 @@ class Datacenter:
             if len(batches) < _FEWEST_BATCHES:
                 continue
             found = _interval(batches)
-            precise = found.half_width <= PRECISION * abs(found.mean)
-            if precise or enough(found) or len(batches) == _MOST_BATCHES:
+            if found.precise or enough(found):
+                return found
+            if len(batches) == _MOST_BATCHES:
+                warnings.warn(
+                    f"{_MOST_BATCHES} batches of {_BATCH:,} queries, {arrivals_per_ms:.4g} a ms, "
+                    f"leave {found} ms, expected to know it to {PRECISION:.0%}",
+                    stacklevel=2,
+                )
                 return found
 
     def capacity(

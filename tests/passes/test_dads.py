@@ -195,6 +195,18 @@ def test_dads_searches_between_the_first_weights() -> None:
     assert server(dads_cut(latency(graph, heavy_load=True))) == "b"
 
 
+def test_dads_searches_between_these_again_while_that_helps() -> None:
+    # In turn, 95, 75, 50 and no ms on the device and 0, 21, 49 and 108 ms of sending. From one to
+    # the next weighs the device by 1.05, 1.12 and 1.18: 1.1 finds the second, and only hundredths
+    # the third, of which the largest is least.
+    graph = tiny_graph(
+        {"x": 108, "t": 49, "u": 21, "y": 0},
+        {"a": ("x -> t", 50, 0), "b": ("t -> u", 25, 0), "c": ("u -> y", 20, 0)},
+        outputs="y",
+    )
+    assert server(dads_cut(latency(graph, heavy_load=True))) == "b c"
+
+
 def test_under_heavy_load_dads_may_choose_what_cannot_be_run() -> None:
     graph = tiny_graph(
         {"x": 2, "t": 5, "u": 5, "y": 1},

@@ -22,7 +22,7 @@ from partc.graph import LayerGraph
 from partc.passes.cut import find_cut
 from partc.passes.envelope import Envelope, find_envelope
 from partc.passes.price import price
-from partc.plan import ConditionRange, Conditions, Cut, EntryCharges, make_plan
+from partc.plan import FREE_ENTRY, ConditionRange, Conditions, Cut, EntryCharges, make_plan
 
 CHAIN = tiny_graph({"x": 20, "t": 2, "y": 1}, {"a": ("x -> t", 5, 1), "b": ("t -> y", 30, 3)}, "y")
 
@@ -75,6 +75,50 @@ def test_plans_win_in_all_of_the_range_together(
         for corner in winner.corners:
             least = min(other.plan.latency_ms(corner) for other in found.winners)
             assert winner.plan.latency_ms(corner) == pytest.approx(least, rel=1e-5, abs=1e-5)
+
+
+@st.composite
+def chains(draw: st.DrawFn) -> LayerGraph:
+    """Of which each tensor is smaller than the one before, so that many cuts win somewhere."""
+    kilobytes = draw(st.lists(st.integers(1, 1000), min_size=3, max_size=12, unique=True))
+    sizes = {f"t{n}": size for n, size in enumerate(sorted(kilobytes, reverse=True))}
+    layers = {
+        f"l{n}": (f"t{n} -> t{n + 1}", draw(st.floats(0.1, 30)), draw(st.floats(0.001, 1)))
+        for n in range(len(sizes) - 1)
+    }
+    return tiny_graph(sizes, layers, f"t{len(layers)}")
+
+
+@thorough
+@given(
+    chains(),
+    st.sampled_from([(1e-4, 1e4), (1e-6, 1e6)]),
+    st.sampled_from([(1e-4, 1e4), (1e-6, 1e6), (50.0, 50.0)]),
+)
+def test_a_wide_range_is_known_all_over(
+    chain: LayerGraph, uplink_mbps: tuple[float, float], downlink_mbps: tuple[float, float]
+) -> None:
+    """Also where rates are as they are, which is a millionth of it."""
+    found = envelope(chain, ConditionRange(uplink_mbps, downlink_mbps, (5, 5)), FREE_ENTRY)
+    rates = [np.geomspace(*ends, 12) for ends in (uplink_mbps, downlink_mbps)]
+    for up, down in product(*(each.tolist() for each in rates)):
+        at = Conditions(up, down, round_trip_ms=5)
+        single = make_plan(chain, find_cut(chain, price(chain, LATENCY, at)))
+        known = min(winner.plan.latency_ms(at) for winner in found.winners)
+        assert known == pytest.approx(single.latency_ms(at), rel=1e-6)
+
+
+@pytest.mark.parametrize("kilobytes", [1, 30])
+def test_every_cut_wins_within_a_millionth_of_a_range(kilobytes: int) -> None:
+    """By hand: one layer more on the server takes 1 ms less, the nth for n times the kilobytes."""
+    sizes = {f"t{n}": kilobytes * sum(range(7 - n)) for n in range(7)}
+    layers = {f"l{n}": (f"t{n} -> t{n + 1}", 1.0, 0.0) for n in range(6)}
+    chain = tiny_graph(sizes, layers, "t6")
+    rates = ConditionRange((1e-6, 1e6), (8, 8), (0, 0))
+    winners = envelope(chain, rates, FREE_ENTRY).winners
+    found = {len(each.plan.server_layers): each.interval("uplink_mbps") for each in winners}
+    borders = [1e-6, *(8 * kilobytes * n for n in range(1, 7)), 1e6]
+    assert found == {n: pytest.approx(borders[n : n + 2]) for n in range(7)}
 
 
 def test_a_plan_that_wins_in_a_small_corner_is_found() -> None:

@@ -169,10 +169,37 @@ def test_what_several_layers_read_is_sent_once() -> None:
     assert found.gap == 0
 
 
-@pytest.mark.parametrize(("blocks", "branches"), [(100, 1), (16, 2), (10, 4)])
+@pytest.mark.parametrize(("blocks", "branches"), [(100, 1), (16, 2), (10, 4), (40, 4)])
 def test_chains_and_blocks_are_solved_exactly(blocks: int, branches: int) -> None:
     found = find_overlapped_cut(network(blocks, [2] * branches), LINK, Limits())
     assert found.gap == 0
+
+
+@pytest.mark.parametrize(
+    ("upload_kb", "server_ms", "join_ms"),
+    [
+        pytest.param(5, 0.1, 1, id="the uplink is as busy as the device"),
+        pytest.param(0, 5, 100, id="the server is, and has more to do behind"),
+    ],
+)
+def test_bounds_of_link_and_server_leave_few_cuts_to_try(
+    upload_kb: int, server_ms: float, join_ms: float
+) -> None:
+    """Of seventeen layers side by side, about half is worth sending; no bound says which."""
+    names = [f"l{n}" for n in range(17)]
+    sizes = {
+        "y": 0,
+        **{f"x{name}": upload_kb for name in names},
+        **{f"y{name}": 0 for name in names},
+    }
+    layers = {
+        name: (f"x{name} -> y{name}", 4 + 0.37 * (n * n % 7), server_ms + 0.1 * (n % 5))
+        for n, name in enumerate(names)
+    }
+    layers["join"] = (" ".join(f"y{name}" for name in names) + " -> y", join_ms, join_ms)
+    found = find_overlapped_cut(tiny_graph(sizes, layers, "y"), LINK, Limits())
+    assert found.gap == 0
+    assert 0 < len(found.cut.server_layers) < len(layers)
 
 
 def network(blocks: int, lengths: Sequence[int]) -> LayerGraph:
