@@ -170,10 +170,9 @@ class _Search:
             (plan,) = self._plans.values()
             return [Winner(plan, 1.0, (self._range.at(()),))]
         found: list[Winner] = []
-        for cut, wins in zip(
-            self._planes, _wins(list(self._planes.values()), vertices), strict=True
-        ):
-            mine = vertices[wins]
+        wins = _wins(list(self._planes.values()), vertices)
+        for cut, own in zip(self._planes, wins, strict=True):
+            mine = vertices[own]
             share = _volume(mine)
             if share > _SMALLEST or self._is_clear(cut, mine):
                 corners = tuple(map(self._range.at, mine.tolist()))
