@@ -389,10 +389,15 @@ def _read_inputs(
     shapes: Iterable[str], preprocess: Iterable[str], calibration: Path | None = None
 ) -> dict[str, Any]:
     """What is said of a model's inputs, as keyword arguments of ``Inputs``."""
+    from partc.frontends.calibration import read_calibration
+    from partc.frontends.normalisation import parse_preprocessing
+
+    texts = by_name("--preprocess", map(_normalisation, preprocess))
+    parse_preprocessing(texts)
     return {
         "shapes": by_name("--shape", map(_shape, shapes)),
-        "preprocess": by_name("--preprocess", map(_normalisation, preprocess)),
-        "calibration": calibration,
+        "preprocess": texts,
+        "calibration": calibration and read_calibration(calibration),
     }
 
 

@@ -169,7 +169,7 @@ class GoalOptions(TypedDict, total=False):
         deadline_ms: The most a request may take.
         max_energy_mj: The most a request may draw from the device.
         max_server_ms: The most a request may compute on the server.
-        max_upload_nbytes: The most a request may send.
+        max_upload_nbytes: The most a request may send; on average, if it is compressed.
         device_memory_nbytes: What weights and activations may take on the device.
         split: Whether both sides have to compute, or only one may; either, by default.
         max_error: By how much outputs may deviate, relative to the largest value of each, for
@@ -302,7 +302,8 @@ def _busy(given: float | Interval) -> Interval:
 
 
 def _interval(given: float | Interval) -> Interval:
-    return given if isinstance(given, tuple) else (given, given)
+    low, high = given if isinstance(given, Sequence) else (given, given)
+    return low, high
 
 
 def _constraints(options: GoalOptions) -> Constraints:

@@ -110,6 +110,11 @@ class Encoding:
         """Whether what is sent is what there is without encoding anything."""
         return self.name in (PLAIN, IMAGE)
 
+    @property
+    def is_lossless(self) -> bool:
+        """Whether what is decoded is what was encoded, whatever that is."""
+        return self.as_given or self.name.partition("+")[0] == PLAIN
+
 
 @dataclass(frozen=True)
 class LayerCost:

@@ -77,7 +77,7 @@ CalibrationFile = Annotated[
         "--calibration",
         metavar="FILE.npz",
         help="Inputs like those that the model will get, for --max-error: an array for each, with "
-        "the samples along a leading axis.",
+        "the samples along the first axis.",
     ),
 ]
 BoardAddress = Annotated[
@@ -223,7 +223,11 @@ def _read_goal(
         typer.Option(metavar="ms", help="The most a request may compute on the server."),
     ] = None,
     max_upload: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="The most a request may send, as in 150kB.")
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="The most a request may send, as in 150kB; on average, if it is compressed.",
+        ),
     ] = None,
     device_memory: Annotated[
         str | None,

@@ -20,6 +20,8 @@ from partc.quantities import format_nbytes
 from partc.targets.encodings import decode_ms, encode_ms
 from partc.targets.target import Target
 
+_LARGEST_HEADER = 1000  # bytes, of a file of hardly any pixels
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -42,8 +44,6 @@ def take_images(
 ) -> LayerGraph:
     """Let inputs come as image files, which whoever computes on them decodes.
 
-    The device decodes one if it runs the first of the layers that read it.
-
     Args:
         graph: An annotated graph.
         files: The size of the file, by input.
@@ -51,7 +51,8 @@ def take_images(
         server: Decodes what it is sent.
 
     Raises:
-        PartcError: There is no such input, it is no image, or no file of one is that large.
+        PartcError: There is no such input, it is no image, no file of one is that large, or it is
+            not one layer alone that reads it.
     """
     for name, nbytes in files.items():
         tensor = _image_input(graph, name)
@@ -60,11 +61,11 @@ def take_images(
             decode_ms(IMAGE, tensor.nbytes, nbytes, machine) for machine in (device, server)
         )
         coming = Encoding(IMAGE, nbytes, decode_ms=on_server_ms)
-        first, *_ = graph.consumers[name] or (None,)
+        reader = _only_reader(graph, tensor)
         graph = replace(
             graph,
             layers=tuple(
-                _slower(layer, on_device_ms, device.busy_watts) if layer is first else layer
+                _slower(layer, on_device_ms, device.busy_watts) if layer is reader else layer
                 for layer in graph.layers
             ),
             encodings={**graph.encodings, name: (coming,)},
@@ -72,9 +73,22 @@ def take_images(
     return graph
 
 
+def _only_reader(graph: LayerGraph, tensor: Tensor) -> Layer:
+    """The layer that pays on the device for decoding; several could not share that."""
+    readers = graph.consumers[tensor.name]
+    if len(readers) != 1 or tensor in graph.outputs:
+        names = [repr(layer.name) for layer in readers]
+        names += ["the model's caller"] * (tensor in graph.outputs)
+        raise PartcError(
+            f"--input-nbytes is for inputs that go to a single layer, but {tensor.name!r} goes to "
+            f"{' and '.join(names) or 'none'}; leave it out for this input"
+        )
+    return readers[0]
+
+
 def _check_size(tensor: Tensor, nbytes: int) -> None:
     # No JPEG or PNG file is much larger than the pixels that it holds.
-    if nbytes > 2 * tensor.nbytes:
+    if nbytes > 2 * tensor.nbytes + _LARGEST_HEADER:
         raise PartcError(
             f"--input-nbytes {tensor.name}={format_nbytes(nbytes)} is "
             f"{nbytes / tensor.nbytes:.0f} times the {format_nbytes(tensor.nbytes)} of its pixels; "

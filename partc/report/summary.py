@@ -91,9 +91,10 @@ def describe_encodings(plan: Plan) -> tuple[str, ...]:
         sum(getattr(each, name) for each in encodings) for name in ("encode_ms", "decode_ms")
     )
     took = f"encoding takes {format_ms(encode_ms)}, decoding {format_ms(decode_ms)}"
-    if not plan.deviation:
+    if all(each.is_lossless for each in encodings):
         return (f"{took}; outputs stay the same",)
-    return (f"{took}; outputs deviated by {plan.deviation:.2g} of their largest value at most",)
+    lost = f"{plan.deviation:.2g} of their largest value" if plan.deviation else "nothing"
+    return (f"{took}; outputs deviated by {lost} at most, on what was calibrated on",)
 
 
 def describe_sent(plan: Plan) -> str:

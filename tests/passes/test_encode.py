@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace as replace_graph
 
 import pytest
 from hypothesis import given
@@ -53,6 +54,19 @@ class TestOfferedEncodings:
         broken = [Measured("uint8", 20_000, math.inf)]
         assert not offered({"t": broken}, most=0.99).encodings
 
+    def test_what_deviates_less_is_good_at_something(self) -> None:
+        measured = [Measured("uint8+lz4", 10_000, 0.01), Measured("float16+zstd", 20_000, 0.001)]
+        names = [each.name for each in offered({"t": measured}).encodings["t"]]
+        assert names == ["plain", "uint8+lz4", "float16+zstd"]
+
+    def test_the_size_of_an_element_counts(self) -> None:
+        wide = Tensor("x", TensorType("float64", (1000,)))
+        layer = Layer("a", "toy", (wide,), (Tensor("y", wide.type),), cost=LayerCost(1, 1, 1))
+        graph = LayerGraph("wide", (wide,), (layer,), layer.outputs)
+        (_, half) = offered({"x": [Measured("float16", 2_000)]}, graph=graph).encodings["x"]
+        assert half.encode_ms == pytest.approx(encode_ms("float16", 8_000, 2_000, SLOW, 8))
+        assert half.decode_ms == pytest.approx(decode_ms("float16", 8_000, 2_000, FAST, 8))
+
     def test_what_is_good_at_nothing_is_left_out(self) -> None:
         measured = [Measured("plain+lz4", 80_001), Measured("plain+zstd", 80_000)]
         assert not offered({"t": measured}).encodings
@@ -87,13 +101,13 @@ PIXELS = Tensor("image", TensorType("uint8", (1, 100, 100, 3)))
 
 
 def photo_graph(pixels: Tensor = PIXELS) -> LayerGraph:
-    """An input that two layers read, the second without the first."""
-    made = [Tensor(name, TensorType("uint8", (10,))) for name in "tu"]
+    """Two layers in a row."""
+    t, u = (Tensor(name, TensorType("uint8", (10,))) for name in "tu")
     layers = [
-        Layer(name, "toy", (pixels,), (tensor,), cost=LayerCost(2, 1, 20))
-        for name, tensor in zip("ab", made, strict=True)
+        Layer(name, "toy", (read,), (made,), cost=LayerCost(2, 1, 20))
+        for name, read, made in (("a", pixels, t), ("b", t, u))
     ]
-    return LayerGraph("photo", (pixels,), tuple(layers), tuple(made))
+    return LayerGraph("photo", (pixels,), tuple(layers), (u,))
 
 
 class TestImages:
@@ -132,7 +146,17 @@ class TestImages:
             "--input-nbytes image=3.0 MB is 100 times the 30.0 kB of its pixels; is the unit right?"
         )
         with pytest.raises(PartcError, match="is 2 times"):
-            take_images(photo_graph(), {"image": 60_001}, FAST, FAST)
+            take_images(photo_graph(), {"image": 61_001}, FAST, FAST)
+
+    def test_only_one_layer_can_pay_for_decoding(self) -> None:
+        graph = photo_graph()
+        first, second = graph.layers
+        returned = replace_graph(graph, outputs=(PIXELS, *graph.outputs))
+        with pytest.raises(PartcError, match="goes to 'a' and the model's caller; leave it out"):
+            take_images(returned, {"image": 9_000}, FAST, FAST)
+        both = graph.with_layers([first, replace_graph(second, inputs=(PIXELS,))])
+        with pytest.raises(PartcError, match="goes to 'a' and 'b'; leave it out"):
+            take_images(both, {"image": 9_000}, FAST, FAST)
 
     @pytest.mark.parametrize(
         ("dtype", "shape", "expected"),

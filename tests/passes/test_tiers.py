@@ -364,7 +364,7 @@ def test_times_that_are_none(times: tuple[tuple[float, ...], float]) -> None:
 
 
 def test_costs_too_large_to_add_up() -> None:
-    reason = r"layers and transfers cost 2.16e\+14 ms or mJ together.*; check the rates of the network"
+    reason = r"layers and transfers cost 2.16e\+14 ms or mJ together.*; check the rates of the net"
     with pytest.raises(TargetError, match=reason):
         find_tiers(GRAPH, three(links=(LINK, replace(LINK, uplink_mbps=1e-12))), LATENCY)
 
