@@ -157,7 +157,7 @@ def test_sizes_are_averages_and_deviations_the_largest() -> None:
     sizes = [encoded_nbytes(encode(name, array)) for array in (X, zeros, zeros)]
     alone, none, both = (
         by_encoding(measure_encodings(skipping(), samples, [name, "uint8"])["x"])
-        for samples in ([{"x": X}], [{"x": zeros}], [{"x": X}, {"x": zeros}, {"x": zeros}])
+        for samples in ([{"x": X}], [{"x": zeros}], [{"x": zeros}, {"x": X}, {"x": zeros}])
     )
     assert sum(sizes) % 3, "else nothing is rounded"
     assert both[name].nbytes == sum(sizes) // 3 + 1

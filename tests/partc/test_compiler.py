@@ -14,14 +14,17 @@ from PIL import Image
 from tiny import INPUT, SHAPE, run_reference
 
 import partc
+from partc import compiler
 from partc.bundle import Bundle, open_bundle
 from partc.compiler import compile_model, lower_model, plan_model
-from partc.errors import BundleError, CompilerError, PartcError, TargetError
+from partc.errors import BundleError, CompilerError, PartcError, TargetError, VerificationError
 from partc.frontends.load import Inputs
 from partc.goal import Goal, make_goal
 from partc.manifest import hash_files
+from partc.passes.encode import Measured
 from partc.plan import Objective, Side
 from partc.planner import decide, predict_costs
+from partc.targets.encodings import decode_ms, encode_ms
 from partc.targets.target import Target
 
 
@@ -123,6 +126,39 @@ def test_what_crosses_is_encoded_where_that_is_better(tiny_model: Path, tmp_path
     (sent,) = manifest.plans[-1].upload
     assert (sent.encoding, sent.nbytes) == (encoding.name, encoding.nbytes)
     assert manifest.constraints.max_error == 0.5
+
+
+@pytest.fixture
+def claimed(monkeypatch: pytest.MonkeyPatch) -> list[Measured]:
+    """What is said to have been measured of the tensor between the layers."""
+    found: list[Measured] = []
+    monkeypatch.setattr(compiler, "measure_encodings", lambda *_: {"act": found})
+    return found
+
+
+def test_each_machine_is_charged_for_its_own_work(
+    tiny_model: Path, claimed: list[Measured]
+) -> None:
+    goal = make_goal("native", "native", max_error=0.2, input_nbytes={INPUT: 200})
+    goal = replace(goal, target=structs.replace(goal.target, codec_slowdown=10.0))
+    claimed += [Measured("float16", 72, 0.1), Measured("uint8", 60, 0.3)]
+    inputs = Inputs(preprocess={INPUT: "signed"})
+    _, graph = compiler.prepare_model(tiny_model, goal, inputs, lambda _: None)
+    (file,) = graph.encodings[INPUT]
+    assert file.decode_ms == decode_ms("image", 192, 200, goal.server)
+    _, half = graph.encodings["act"]
+    assert half.encode_ms == encode_ms("float16", 144, 72, goal.target)
+    assert half.decode_ms == decode_ms("float16", 144, 72, goal.server)
+
+
+def test_what_was_measured_wrongly_is_not_written(
+    tiny_model: Path, tmp_path: Path, claimed: list[Measured]
+) -> None:
+    claimed += [Measured("uint8", 10, 0.0)]
+    goal = make_goal("native", "native", split=True, uplink_mbps=0.01, max_error=1e-5)
+    with pytest.raises(VerificationError, match=r"--max-error 1e-05 is not kept: .* 'act' as uint8"):
+        compile_model(tiny_model, goal, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_without_loss_only_compression_is_tried(tiny_model: Path, tmp_path: Path) -> None:

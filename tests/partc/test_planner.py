@@ -11,8 +11,9 @@ from partc import planner
 from partc.cost import STAGES
 from partc.errors import InfeasibleError, PartcError
 from partc.goal import Goal, GoalOptions, make_goal
-from partc.plan import Objective
+from partc.graph import PLAIN, Encoding
 from partc.passes.limited import Optimum, find_limited_cut
+from partc.plan import Objective
 from partc.planner import decide, survey, switch
 from partc.report.survey import survey_json
 from partc.report.switching import describe, switching_json
@@ -77,6 +78,23 @@ def test_a_plan_that_breaks_a_limit_is_marked() -> None:
     assert decision.breaking == ("device only", "server only")
     (decision,) = decide(BUSY, make_goal("raspberry-pi-4", "native"))
     assert decision.breaking == ()
+
+
+@pytest.mark.parametrize(("max_error", "encoded"), [(0.005, 0), (0.01, 1), (0.013, 2)])
+def test_what_encodings_lose_adds_up(max_error: float, encoded: int) -> None:
+    graph = tiny_graph(
+        {"x": 1, "t": 20, "u": 20, "y": 1},
+        {"a": ("x -> t", 1, 1), "b": ("x -> u", 1, 1), "c": ("t u -> y", 9, 1)},
+        "y",
+    )
+    halved = Encoding("float16", 10_000, deviation=0.006)
+    ways = {name: (Encoding(PLAIN, 20_000), halved) for name in "tu"}
+    pins = {"a": "device", "b": "device", "c": "server"}
+    goal = make_goal("raspberry-pi-4", "native", pins=pins, max_error=max_error)
+    (decision,) = decide(replace(graph, encodings=ways), goal)
+    assert [each.name for each in decision.plan.encodings].count("float16") == encoded
+    assert decision.plan.deviation <= max_error
+    assert f"--max-error {max_error:g}" in decision.keeping
 
 
 def test_a_placement_may_be_where_no_plan_can_be() -> None:
