@@ -137,8 +137,14 @@ def _row(survey: Survey, name: str, winner: Winner) -> PlanRow:
         server_ms=float(plan.server_ms),
         device_mj=float(plan.device_mj),
         share=winner.share,
-        wins={condition: winner.interval(condition) for condition in survey.varying},
+        wins={condition: _rounded(winner.interval(condition)) for condition in survey.varying},
     )
+
+
+def _rounded(interval: Interval) -> Interval:
+    """To what depends on no processor's last digits."""
+    low, high = (float(f"{end:.9g}") for end in interval)
+    return low, high
 
 
 def print_survey(survey: Survey, console: Console) -> None:
