@@ -36,6 +36,7 @@ class Constraints:
 
     Args:
         pins: Patterns of layers and the side on which those layers have to be.
+        forbidden: Patterns of layers and the side on which those layers must not be.
         private_until: Layers; nothing that is upstream of one of them may leave the device.
         deadline_ms: The most a request may take.
         energy_mj: The most a request may draw from the device.
@@ -48,6 +49,7 @@ class Constraints:
     """
 
     pins: tuple[tuple[str, Side], ...] = ()
+    forbidden: tuple[tuple[str, Side], ...] = ()
     private_until: tuple[str, ...] = ()
     deadline_ms: float | None = None
     energy_mj: float | None = None
@@ -68,7 +70,8 @@ class Constraints:
 
 
 _CONSTRAINTS = {
-    "pins": "--pin and --forbid",
+    "pins": "--pin",
+    "forbidden": "--forbid",
     "private_until": "--private-until",
     "deadline_ms": "--deadline",
     "energy_mj": "--max-energy",
@@ -309,10 +312,8 @@ def _interval(given: float | Interval) -> Interval:
 def _constraints(options: GoalOptions) -> Constraints:
     pins, forbidden = _items(options.get("pins")), _items(options.get("forbid"))
     return Constraints(
-        pins=(
-            *((pattern, _side(side, pattern)) for pattern, side in pins),
-            *((pattern, _other(_side(side, pattern))) for pattern, side in forbidden),
-        ),
+        pins=tuple((pattern, _side(side, pattern)) for pattern, side in pins),
+        forbidden=tuple((pattern, _side(side, pattern)) for pattern, side in forbidden),
         private_until=_names(options.get("private_until", ())),
         deadline_ms=_limit("--deadline", "ms", options.get("deadline_ms")),
         energy_mj=_limit("--max-energy", "mJ", options.get("max_energy_mj")),
@@ -325,7 +326,8 @@ def _constraints(options: GoalOptions) -> Constraints:
 
 
 def _items(pins: Pins | None) -> Sequence[tuple[str, str]]:
-    if not isinstance(pins or {}, Mapping):
+    given: object = pins or {}  # whatever callers without types give
+    if not isinstance(given, Mapping):
         raise PartcError(f"pins are patterns with sides, as in {{'stem*': 'device'}}, not {pins!r}")
     return list((pins or {}).items())
 
@@ -359,10 +361,6 @@ def _side(name: str, pattern: str) -> Side:
         raise PartcError(
             f"layers can be pinned to the device or the server; pin {pattern!r} says {name!r}"
         ) from error
-
-
-def _other(side: Side) -> Side:
-    return Side.SERVER if side is Side.DEVICE else Side.DEVICE
 
 
 _Number = TypeVar("_Number", int, float)

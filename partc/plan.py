@@ -271,7 +271,7 @@ def make_plan(graph: LayerGraph, cut: Cut, entry: EntryCharges = FREE_ENTRY) -> 
     server = [layer for layer in graph.layers if cut.side(layer) is Side.SERVER]
     device = [layer for layer in graph.layers if cut.side(layer) is Side.DEVICE]
     made_on_server = {tensor.name for layer in server for tensor in layer.outputs}
-    upload = _crossing(graph, cut)
+    upload = crossing(graph, cut)
     encodings = _find_encodings(graph, cut, upload)
     device_ms = _add(entry.device_ms, (layer.annotated_cost.device_ms for layer in device))
     server_ms = _add(entry.server_ms, (layer.annotated_cost.server_ms for layer in server))
@@ -288,7 +288,7 @@ def make_plan(graph: LayerGraph, cut: Cut, entry: EntryCharges = FREE_ENTRY) -> 
     )
 
 
-def _crossing(graph: LayerGraph, cut: Cut) -> tuple[Tensor, ...]:
+def crossing(graph: LayerGraph, cut: Cut) -> tuple[Tensor, ...]:
     """The tensors that the device sends."""
     server = [layer for layer in graph.layers if cut.side(layer) is Side.SERVER]
     read = {tensor.name for layer in server for tensor in layer.inputs}

@@ -104,7 +104,7 @@ def keeps_constraints(graph: LayerGraph, goal: Goal, cut: Cut) -> bool:
     wanted = replace(goal.constraints, deadline_ms=None, energy_mj=None, server_ms=None)
     link = goal.links[0]
     limits = _limits(_case(graph, replace(goal, constraints=wanted), link, goal.conditions(link)))
-    return _keeps_all(graph, cut, limits)
+    return keeps(graph, cut, limits)
 
 
 def trade(graph: LayerGraph, goal: Goal, link: Link, progress: Progress = lambda _: None) -> Front:
@@ -122,7 +122,7 @@ def trade(graph: LayerGraph, goal: Goal, link: Link, progress: Progress = lambda
     case = _case(graph, goal, link, goal.conditions(link))
     limits = _limits(case)
     latency, joules = (case.price(cost) for cost in (LATENCY, energy(case.power)))
-    cuts = find_front(
+    cuts, gap = find_front(
         graph, latency, joules, limits, lambda count: progress(f"Plans found: {count}")
     )
     return Front(
@@ -133,6 +133,7 @@ def trade(graph: LayerGraph, goal: Goal, link: Link, progress: Progress = lambda
         conditions=case.conditions,
         power=case.power,
         plans=tuple(map(case.plan, cuts)),
+        gap=gap,
         keeping=_describe_limits(goal, limits),
     )
 
@@ -152,7 +153,7 @@ def switch(graph: LayerGraph, goal: Goal, link: Link, switches: int) -> Switchin
     """
     goal.require_plain("--switches")
     wanted = goal.constraints
-    sides_only = Constraints(pins=wanted.pins, private_until=wanted.private_until)
+    sides_only = Constraints(wanted.pins, wanted.forbidden, wanted.private_until)
     if goal.objective is Objective.THROUGHPUT or goal.rate_hz or wanted != sides_only:
         raise PartcError(
             "--switches is for latency, energy or both weighted, and keeps --pin, --forbid and "
@@ -297,14 +298,8 @@ def _decide(case: _Case) -> Decision:
         ms_per_mj=goal.ms_per_mj,
         gap=optimum.gap,
         keeping=_describe_limits(goal, limits),
-        breaking=tuple(t for t, cut in others.items() if not _keeps_all(graph, cut, limits)),
+        breaking=tuple(t for t, cut in others.items() if not keeps(graph, cut, limits)),
     )
-
-
-def _keeps_all(graph: LayerGraph, cut: Cut, limits: Limits) -> bool:
-    """Whether a cut keeps limits, pins included."""
-    sides = {name: cut.side(graph.by_name[name]) for name in limits.pins}
-    return sides == limits.pins and keeps(graph, cut, limits)
 
 
 def _choose(case: _Case, limits: Limits) -> tuple[Objective, Optimum]:
@@ -326,7 +321,14 @@ def _choose(case: _Case, limits: Limits) -> tuple[Objective, Optimum]:
 
 def _best(case: _Case, objective: Objective, limits: Limits) -> Optimum:
     aim = aim_of(objective, case.power, case.goal.ms_per_mj)
-    return find_limited_cut(case.graph, [case.price(cost) for cost in aim.costs], limits)
+    try:
+        return find_limited_cut(case.graph, [case.price(cost) for cost in aim.costs], limits)
+    except InfeasibleError as error:
+        if not (case.goal.constraints.max_error is not None and limits.costs):
+            raise
+        raise InfeasibleError(
+            f"{error}; or a larger --max-error may allow smaller encodings"
+        ) from error
 
 
 def _limits(case: _Case) -> Limits:
@@ -334,7 +336,7 @@ def _limits(case: _Case) -> Limits:
     wanted = case.goal.constraints
     return Limits(
         costs=tuple(_cost_limits(case, wanted)),
-        pins=resolve_pins(case.graph, wanted.pins, wanted.private_until),
+        pinned=resolve_pins(case.graph, wanted.pins, wanted.private_until, wanted.forbidden),
         device_nbytes=wanted.device_nbytes,
         must_split=wanted.split,
     )
@@ -343,8 +345,9 @@ def _limits(case: _Case) -> Limits:
 def _describe_limits(goal: Goal, limits: Limits) -> tuple[str, ...]:
     wanted = goal.constraints
     pins = (f"{pattern} on the {side.value}" for pattern, side in wanted.pins)
+    forbidden = (f"{pattern} off the {side.value}" for pattern, side in wanted.forbidden)
     private = (f"--private-until {each}" for each in wanted.private_until)
-    return (*replace(limits, pins={}).names, *pins, *private)
+    return (*replace(limits, pinned=()).names, *pins, *forbidden, *private)
 
 
 def _cost_limits(case: _Case, wanted: Constraints) -> Iterable[Limit]:

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from itertools import compress
 from typing import Any
 
@@ -28,7 +28,7 @@ from partc.errors import InfeasibleError, PartcError
 from partc.graph import LayerGraph, Tensor
 from partc.passes.cut import find_cut
 from partc.passes.memory import always_held_nbytes, device_nbytes, lifetimes
-from partc.passes.pins import check_pins
+from partc.passes.pins import Pinned, check_pins
 from partc.passes.price import Array, Price
 from partc.passes.programme import (
     LARGEST_TOTAL,
@@ -38,7 +38,7 @@ from partc.passes.programme import (
     solve,
     units_for,
 )
-from partc.plan import Cut, Side, make_plan
+from partc.plan import Cut, Side, crossing, make_plan
 from partc.quantities import format_nbytes
 
 _MOST_MEANS = 30  # of prices that are tried; ten or so prove what they can
@@ -67,26 +67,31 @@ class Limits:
 
     Args:
         costs: Costs that are limited.
-        pins: The side on which a layer must run, by layer name.
+        pinned: Layers that must run on one side.
         device_nbytes: What weights and activations may take on the device.
         must_split: Whether both sides have to have layers; if not, whether only one may have;
             None for either.
     """
 
     costs: tuple[Limit, ...] = ()
-    pins: Mapping[str, Side] = field(default_factory=dict[str, Side])
+    pinned: tuple[Pinned, ...] = ()
     device_nbytes: int | None = None
     must_split: bool | None = None
 
+    @cached_property
+    def pins(self) -> Mapping[str, Side]:
+        """The side on which a layer must run, by layer name."""
+        return {name: each.side for each in self.pinned for name in each.layers}
+
     @property
     def names(self) -> tuple[str, ...]:
-        """What a user knows them by; pins are one."""
+        """What a user knows them by."""
         memory = self.device_nbytes
         return (
             *(limit.name for limit in self.costs),
             *(() if memory is None else (f"--device-memory {format_nbytes(memory)}",)),
             *({None: (), True: ("--must-split",), False: ("--no-split",)}[self.must_split]),
-            *(("the pins",) if self.pins else ()),
+            *(each.name for each in self.pinned),
         )
 
 
@@ -234,7 +239,7 @@ def find_clash(graph: LayerGraph, limits: Limits) -> Limits:
         *(partial(_without, limit) for limit in limits.costs),
         lambda kept: replace(kept, device_nbytes=None),
         lambda kept: replace(kept, must_split=None),
-        lambda kept: replace(kept, pins={}),
+        *(partial(_without_pinned, each) for each in limits.pinned),
     ]
     for drop in drops:
         if _is_infeasible(graph, drop(left)):
@@ -244,6 +249,10 @@ def find_clash(graph: LayerGraph, limits: Limits) -> Limits:
 
 def _without(limit: Limit, limits: Limits) -> Limits:
     return replace(limits, costs=tuple(each for each in limits.costs if each is not limit))
+
+
+def _without_pinned(pinned: Pinned, limits: Limits) -> Limits:
+    return replace(limits, pinned=tuple(each for each in limits.pinned if each is not pinned))
 
 
 def _is_infeasible(graph: LayerGraph, limits: Limits) -> bool:
@@ -446,17 +455,16 @@ class _Programme:
     def _read(self, solver: cp_model.CpSolver) -> Cut:
         """The cut that a solution stands for."""
         names = (layer.name for layer in self._graph.layers)
-        sides = map(solver.boolean_value, self._server)
+        cut = Cut(frozenset(compress(names, map(solver.boolean_value, self._server))))
+        # Where that costs nothing, the solver may send what need not cross.
+        sent = {tensor.name for tensor in crossing(self._graph, cut)}
         chosen = (
-            (tensor.name, encoding)
+            (tensor.name, how.name)
             for tensor, ways in zip(self._graph.tensors, self._sent, strict=True)
-            for way, encoding in zip(ways, self._graph.encodings_of(tensor), strict=True)
-            if solver.boolean_value(way)
+            for way, how in zip(ways, self._graph.encodings_of(tensor), strict=True)
+            if tensor.name in sent and not how.as_given and solver.boolean_value(way)
         )
-        return Cut(
-            frozenset(compress(names, sides)),
-            tuple((name, how.name) for name, how in chosen if not how.as_given),
-        )
+        return replace(cut, encodings=tuple(chosen))
 
 
 def resolution(graph: LayerGraph, *prices: Price) -> float:

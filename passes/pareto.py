@@ -22,7 +22,7 @@ def find_front(
     second: Price,
     limits: Limits,
     report: Callable[[int], None] = lambda _: None,
-) -> tuple[Cut, ...]:
+) -> tuple[tuple[Cut, ...], float]:
     """The Pareto front of two costs, from the least of the first to the least of the second.
 
     Each cut costs least in the first of those that cost less in the second than the one before:
@@ -38,27 +38,33 @@ def find_front(
         report: Called with how many have been found, after each.
 
     Returns:
-        The cuts, at most :data:`MOST`. Costs count as equal that differ by less than rounding.
+        The cuts, at most :data:`MOST`, and how much less than one of them another may cost,
+        relative to it, where the solver could not prove that none does. Costs count as equal that
+        differ by less than rounding.
 
     Raises:
         InfeasibleError: No cut keeps all limits.
     """
     found: list[Cut] = []
-    for cut in islice(_walk(graph, first, second, limits), MOST):
+    largest_gap = 0.0
+    for cut, gap in islice(_walk(graph, first, second, limits), MOST):
         found.append(cut)
+        largest_gap = max(largest_gap, gap)
         report(len(found))
-    return tuple(found)
+    return tuple(found), largest_gap
 
 
-def _walk(graph: LayerGraph, first: Price, second: Price, limits: Limits) -> Iterator[Cut]:
+def _walk(
+    graph: LayerGraph, first: Price, second: Price, limits: Limits
+) -> Iterator[tuple[Cut, float]]:
     step = 2 * resolution(graph, second)
     least = second.of(graph, find_limited_cut(graph, [second], limits).cut)
     costs, reached = limits.costs, math.inf
     while reached > least + step:
-        best = find_limited_cut(graph, [first], replace(limits, costs=costs)).cut
+        best = find_limited_cut(graph, [first], replace(limits, costs=costs))
         # Of cuts that are as good in the first cost, the one that is best in the second.
-        as_good = Limit("first", first, first.of(graph, best), "")
-        cut = find_limited_cut(graph, [second], replace(limits, costs=(*costs, as_good))).cut
-        yield cut
-        reached = second.of(graph, cut)
+        as_good = Limit("first", first, first.of(graph, best.cut), "")
+        found = find_limited_cut(graph, [second], replace(limits, costs=(*costs, as_good)))
+        yield found.cut, max(best.gap, found.gap)
+        reached = second.of(graph, found.cut)
         costs = (*limits.costs, Limit("second", second, reached - step, ""))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
@@ -11,17 +12,32 @@ from partc.graph import LayerGraph
 from partc.plan import Side
 
 _LONGEST_PATH_SHOWN = 8
-
-
 _KIND = "kind:"
+_OTHER = {Side.DEVICE: Side.SERVER, Side.SERVER: Side.DEVICE}
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """Layers that have to be on one side, for one reason.
+
+    Args:
+        name: What a user knows it by, such as ``--private-until 'stem'``.
+        layers: Their names.
+        side: Where they have to be.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    side: Side
 
 
 def resolve_pins(
     graph: LayerGraph,
     patterns: Sequence[tuple[str, Side]],
     private_until: Sequence[str] = (),
-) -> dict[str, Side]:
-    """The side of every layer that has to be on one.
+    forbidden: Sequence[tuple[str, Side]] = (),
+) -> tuple[Pinned, ...]:
+    """The layers that have to be on one side, for each reason.
 
     Args:
         graph: The graph whose layers are matched.
@@ -29,39 +45,49 @@ def resolve_pins(
             ``kind:``, of their kinds; with their sides.
         private_until: Layers. What they read, directly or through others, stays on the device,
             and so do all layers that read it.
+        forbidden: Patterns, with the sides on which what they match must not be.
 
     Raises:
         InfeasibleError: A pattern matches no layer, or two disagree on one.
     """
-    wishes = [
-        (f"pin {pattern!r}", side, _matching_layers(graph, pattern, "pin"))
-        for pattern, side in patterns
-    ]
-    wishes += [
-        (f"--private-until {pattern!r}", Side.DEVICE, _readers_upstream(graph, pattern))
-        for pattern in private_until
-    ]
-    chosen: dict[str, tuple[str, Side]] = {}
-    for reason, side, names in wishes:
-        for name in names:
-            first, first_side = chosen.setdefault(name, (reason, side))
-            if first_side is not side:
+    pinned = (
+        *(_pinned(graph, "pin", pattern, side) for pattern, side in patterns),
+        *(_pinned(graph, "--forbid", pattern, _OTHER[side]) for pattern, side in forbidden),
+        *(
+            Pinned(f"--private-until {name!r}", _readers_upstream(graph, name), Side.DEVICE)
+            for name in private_until
+        ),
+    )
+    _check_agreement(pinned)
+    return pinned
+
+
+def _pinned(graph: LayerGraph, what: str, pattern: str, side: Side) -> Pinned:
+    return Pinned(f"{what} {pattern!r}", _matching_layers(graph, pattern, what), side)
+
+
+def _check_agreement(pinned: Sequence[Pinned]) -> None:
+    chosen: dict[str, Pinned] = {}
+    for each in pinned:
+        for layer in each.layers:
+            first = chosen.setdefault(layer, each)
+            if first.side is not each.side:
                 raise InfeasibleError(
-                    f"layer {name!r} cannot run on both sides: {first} puts it on the "
-                    f"{first_side.value} and {reason} on the {side.value}; narrow one of the two"
+                    f"layer {layer!r} cannot run on both sides: {first.name} puts it on the "
+                    f"{first.side.value} and {each.name} on the {each.side.value}; narrow one of "
+                    "the two"
                 )
-    return {name: side for name, (_, side) in chosen.items()}
 
 
-def _matching_layers(graph: LayerGraph, pattern: str, what: str) -> list[str]:
+def _matching_layers(graph: LayerGraph, pattern: str, what: str) -> tuple[str, ...]:
     # A name may itself hold brackets, so a pattern also matches the layer it spells exactly.
-    found = [
+    found = tuple(
         layer.name
         for layer in graph.layers
         if layer.name == pattern
         or fnmatchcase(layer.name, pattern)
         or (pattern.startswith(_KIND) and fnmatchcase(layer.kind, pattern[len(_KIND) :]))
-    ]
+    )
     if not found:
         known = {_KIND + layer.kind for layer in graph.layers} | graph.by_name.keys()
         near = get_close_matches(pattern.replace("*", ""), sorted(known))
@@ -70,18 +96,18 @@ def _matching_layers(graph: LayerGraph, pattern: str, what: str) -> list[str]:
     return found
 
 
-def _readers_upstream(graph: LayerGraph, pattern: str) -> list[str]:
+def _readers_upstream(graph: LayerGraph, pattern: str) -> tuple[str, ...]:
     """Every layer that reads something upstream of the layers that match."""
     last = set(_matching_layers(graph, pattern, "--private-until"))
     private: set[str] = set()
     for layer in reversed(graph.layers):
         if layer.name in last or any(tensor.name in private for tensor in layer.outputs):
             private.update(tensor.name for tensor in layer.inputs)
-    return [
+    return tuple(
         layer.name
         for layer in graph.layers
         if layer.name in last or any(tensor.name in private for tensor in layer.inputs)
-    ]
+    )
 
 
 def check_pins(graph: LayerGraph, pins: Mapping[str, Side]) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from partc.cost import Cost
 from partc.errors import TargetError
 from partc.graph import LayerGraph
-from partc.plan import FREE_ENTRY, Conditions, Cut, EntryCharges, transfer_ms
+from partc.plan import FREE_ENTRY, Conditions, Cut, EntryCharges, crossing, transfer_ms
 
 Array: TypeAlias = NDArray[np.float64]
 
@@ -114,9 +114,7 @@ def check_total(total: float, largest_units: float) -> None:
 
 def _crossing(graph: LayerGraph, cut: Cut) -> NDArray[np.bool_]:
     """Of every tensor, whether it is sent."""
-    there = [layer for layer in graph.layers if layer.name in cut.server_layers]
-    sent = {tensor.name for layer in there for tensor in layer.inputs}
-    sent.difference_update(tensor.name for layer in there for tensor in layer.outputs)
+    sent = {tensor.name for tensor in crossing(graph, cut)}
     return np.array([tensor.name in sent for tensor in graph.tensors], bool)
 
 

@@ -27,6 +27,8 @@ class Front:
         conditions: What the link and the server are expected to be like.
         power: What the device draws.
         plans: From the quickest to the one that takes least energy.
+        gap: How much less than one of them another plan may cost, relative to it, if the planner
+            could not prove that none does.
         keeping: What they had to keep, as a user says it.
     """
 
@@ -37,6 +39,7 @@ class Front:
     conditions: Conditions
     power: DevicePower
     plans: tuple[Plan, ...]
+    gap: float = 0.0
     keeping: tuple[str, ...] = ()
 
 
@@ -62,6 +65,7 @@ class FrontReport(msgspec.Struct, frozen=True):
     target: str
     server: str
     link: str
+    gap: float
     plans: tuple[FrontRow, ...]
 
 
@@ -83,7 +87,7 @@ def front_json(front: Front) -> str:
         )
         for plan in front.plans
     )
-    report = FrontReport(front.target, front.server, front.link, rows)
+    report = FrontReport(front.target, front.server, front.link, front.gap, rows)
     return indented(report)
 
 
@@ -96,6 +100,8 @@ def print_front(front: Front, console: Console) -> None:
     )
     if front.keeping:
         console.print(Text(f"keeping {', '.join(front.keeping)}"))
+    if front.gap:
+        console.print(Text(f"not proven to be the best: {front.gap:.1%} less may be possible"))
     console.print()
     encoded = any(plan.cut.encodings for plan in front.plans)
     sent = ("sent as",) if encoded else ()

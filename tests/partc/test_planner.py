@@ -97,6 +97,11 @@ def test_what_encodings_lose_adds_up(max_error: float, encoded: int) -> None:
     assert f"--max-error {max_error:g}" in decision.keeping
 
 
+def test_a_larger_error_may_be_what_it_takes() -> None:
+    with pytest.raises(InfeasibleError, match="; or a larger --max-error may allow smaller enc"):
+        server_layers(max_upload_nbytes=5_000, split=True, max_error=0.0)
+
+
 def test_a_placement_may_be_where_no_plan_can_be() -> None:
     goal = make_goal("raspberry-pi-4", "native", pins={"a": "server", "c": "device"})
     found = switch(BUSY, goal, goal.links[0], 2)

@@ -159,7 +159,7 @@ def test_what_is_no_chain(tiers: tuple[str, ...], links: tuple[str, ...], messag
     ("options", "what"),
     [
         ({"deadline_ms": 5.0, "max_error": 0.1}, "--deadline and --max-error"),
-        ({"pins": {"a": "device"}}, "--pin and --forbid"),
+        ({"pins": {"a": "device"}, "forbid": {"b": "device"}}, "--pin and --forbid"),
         ({"rate_hz": 5.0}, "--rate"),
         ({"server_busy": 2.0}, "--server-busy"),
         ({"uplink_mbps": 2.0}, "--uplink, --downlink and --round-trip"),

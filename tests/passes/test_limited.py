@@ -24,6 +24,7 @@ from partc.graph import LayerGraph
 from partc.passes import programme
 from partc.passes.limited import Limit, Limits, find_clash, find_limited_cut, keeps
 from partc.passes.memory import device_nbytes
+from partc.passes.pins import Pinned
 from partc.passes.price import Price, price
 from partc.plan import Conditions, Cut, DevicePower, EntryCharges, Side
 
@@ -61,7 +62,7 @@ def some_limits(draw: st.DrawFn, graph: LayerGraph, costs: Sequence[Price]) -> L
     names = draw(st.lists(st.sampled_from([None, *graph.by_name]), max_size=2))
     return Limits(
         tuple(limits),
-        {name: pinned.side(graph.by_name[name]) for name in names if name},
+        tuple(Pinned(name, (name,), pinned.side(graph.by_name[name])) for name in names if name),
         draw(st.sampled_from([None, memory])),
         draw(st.sampled_from([None, None, True, False])),
     )
@@ -120,8 +121,11 @@ def test_of_a_clash_nothing_can_be_dropped(graph: LayerGraph, data: st.DataObjec
     assert not feasible(clash)
     for limit in clash.costs:
         assert feasible(replace(clash, costs=tuple(c for c in clash.costs if c is not limit)))
-    for name, nothing in (("device_nbytes", None), ("must_split", None), ("pins", {})):
-        if getattr(clash, name) not in (None, {}):
+    for pinned in clash.pinned:
+        others = tuple(each for each in clash.pinned if each is not pinned)
+        assert feasible(replace(clash, pinned=others))
+    for name, nothing in (("device_nbytes", None), ("must_split", None)):
+        if getattr(clash, name) is not None:
             assert feasible(replace(clash, **{name: nothing}))  # type: ignore[arg-type]
 
 
@@ -144,8 +148,15 @@ def test_a_clash_is_told_with_what_it_would_take() -> None:
     ("limits", "message"),
     [
         (
-            Limits((), {"a": Side.DEVICE, "b": Side.SERVER}, must_split=False),
-            "no plan keeps --no-split and the pins together; drop one of them",
+            Limits(
+                pinned=(
+                    Pinned("--private-until 'a'", ("a",), Side.DEVICE),
+                    Pinned("pin 'a'", ("a",), Side.DEVICE),
+                    Pinned("--forbid 'b'", ("b",), Side.SERVER),
+                ),
+                must_split=False,
+            ),
+            "no plan keeps --no-split and pin 'a' and --forbid 'b' together; drop one of them",
         ),
         (
             Limits((limited(CHAIN, LATENCY, 40, "--deadline 40 ms"),), device_nbytes=20_000),

@@ -23,6 +23,7 @@ from partc.passes.cut import find_cut
 from partc.passes.limited import Limit, Limits, keeps
 from partc.passes.memory import device_nbytes
 from partc.passes.overlap import find_overlapped_cut
+from partc.passes.pins import Pinned
 from partc.passes.price import price
 from partc.passes.schedule import schedule
 from partc.plan import FREE_ENTRY, Conditions, Cut, DevicePower, EntryCharges, Side, check_cut
@@ -70,7 +71,7 @@ def some_limits(draw: st.DrawFn, graph: LayerGraph, at: Conditions, power: Devic
     names = draw(st.lists(st.sampled_from([layer.name for layer in graph.layers]), max_size=2))
     return Limits(
         tuple(costs),
-        {name: pinned.side(graph.by_name[name]) for name in names},
+        tuple(Pinned(name, (name,), pinned.side(graph.by_name[name])) for name in names),
         draw(st.sampled_from([None, device_nbytes(graph, draw(cuts))])),
         draw(st.sampled_from([None, None, True, False])),
     )
@@ -149,7 +150,9 @@ def test_local_search_shares_them_out_as_well(monkeypatch: pytest.MonkeyPatch) -
 
 def test_local_search_keeps_pins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(overlap._Search, "try_all", lambda _: False)
-    found = find_overlapped_cut(BRANCHES, LINK, Limits(pins={"e": Side.DEVICE}))
+    found = find_overlapped_cut(
+        BRANCHES, LINK, Limits(pinned=(Pinned("pin 'e'", ("e",), Side.DEVICE),))
+    )
     assert found.cut == Cut.device_only()
 
 
@@ -221,11 +224,16 @@ def network(blocks: int, lengths: Sequence[int]) -> LayerGraph:
 
 
 def test_limits_that_nothing_keeps() -> None:
-    limits = Limits(pins={"a": Side.DEVICE, "e": Side.SERVER}, must_split=False)
-    with pytest.raises(InfeasibleError, match="no plan keeps --no-split and the pins"):
+    limits = Limits(
+        pinned=(Pinned("pin 'a'", ("a",), Side.DEVICE), Pinned("pin 'e'", ("e",), Side.SERVER)),
+        must_split=False,
+    )
+    with pytest.raises(InfeasibleError, match="no plan keeps --no-split and pin 'a' and pin 'e'"):
         find_overlapped_cut(BRANCHES, LINK, limits)
 
 
 def test_a_pin_of_no_layer() -> None:
     with pytest.raises(GraphError, match="nosuch"):
-        find_overlapped_cut(BRANCHES, LINK, Limits(pins={"nosuch": Side.DEVICE}))
+        find_overlapped_cut(
+            BRANCHES, LINK, Limits(pinned=(Pinned("pin", ("nosuch",), Side.DEVICE),))
+        )

@@ -22,6 +22,7 @@ from partc.graph import LayerGraph
 from partc.passes import pareto
 from partc.passes.limited import Limits
 from partc.passes.pareto import find_front
+from partc.passes.pins import Pinned
 from partc.passes.price import price
 from partc.plan import Conditions, DevicePower, EntryCharges, Side
 
@@ -54,7 +55,10 @@ def test_it_is_what_trying_all_cuts_finds(
     pins = {graph.layers[0].name: Side.DEVICE} if pinned and graph.layers else {}
     allowed = [cut for cut in all_cuts(graph) if not cut.server_layers & pins.keys()]
     points = [(round(first.of(graph, c), 6), round(second.of(graph, c), 6)) for c in allowed]
-    found = find_front(graph, first, second, Limits(pins=pins))
+    found, gap = find_front(
+        graph, first, second, Limits(pinned=(Pinned("pin", tuple(pins), Side.DEVICE),))
+    )
+    assert gap == 0
     expected = front_of(points)
     assert len(found) == len(expected)
     for cut, point in zip(found, expected, strict=True):
@@ -74,11 +78,11 @@ FRONT = [
 
 
 def test_no_more_than_some_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    every = find_front(CHAIN, *FRONT, Limits())
+    every, _ = find_front(CHAIN, *FRONT, Limits())
     assert len(every) > 1
     monkeypatch.setattr(pareto, "MOST", 1)
     told: list[int] = []
-    assert find_front(CHAIN, *FRONT, Limits(), told.append) == every[:1]
+    assert find_front(CHAIN, *FRONT, Limits(), told.append) == (every[:1], 0)
     assert told == [1]
 
 

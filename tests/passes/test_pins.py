@@ -5,13 +5,17 @@ from strategies import tiny_graph
 
 from partc.errors import GraphError, InfeasibleError
 from partc.graph import LayerGraph
-from partc.passes.pins import check_pins, resolve_pins
+from partc.passes.pins import Pinned, check_pins, resolve_pins
 from partc.plan import Side
 
 
 def _named(*names: str) -> LayerGraph:
     layers = {name: (f"x -> {name}_out", 1.0, 1.0) for name in names}
     return tiny_graph({"x": 1} | {f"{name}_out": 1 for name in names}, layers, f"{names[0]}_out")
+
+
+def _sides(pinned: tuple[Pinned, ...]) -> dict[str, Side]:
+    return {name: each.side for each in pinned for name in each.layers}
 
 
 def test_pin_on_no_layer() -> None:
@@ -22,13 +26,13 @@ def test_pin_on_no_layer() -> None:
 def test_patterns_become_pins() -> None:
     graph = _named("conv1", "conv2", "fc", "head[0]")
     patterns = [("conv?", Side.DEVICE), ("fc", Side.SERVER), ("conv1", Side.DEVICE)]
-    assert resolve_pins(graph, patterns) == {
+    assert _sides(resolve_pins(graph, patterns)) == {
         "conv1": Side.DEVICE,
         "conv2": Side.DEVICE,
         "fc": Side.SERVER,
     }
-    assert resolve_pins(graph, [("head[0]", Side.SERVER)]) == {"head[0]": Side.SERVER}
-    assert resolve_pins(graph, []) == {}
+    assert _sides(resolve_pins(graph, [("head[0]", Side.SERVER)])) == {"head[0]": Side.SERVER}
+    assert resolve_pins(graph, []) == ()
 
 
 @pytest.mark.parametrize(
@@ -72,17 +76,17 @@ BRANCHES = tiny_graph(
     ("last", "on_device"), [("a", "a b"), ("b", "a b"), ("c", "a b c d"), ("d", "a b c d")]
 )
 def test_what_is_upstream_keeps_its_readers_on_the_device(last: str, on_device: str) -> None:
-    pins = resolve_pins(BRANCHES, [], [last])
+    pins = _sides(resolve_pins(BRANCHES, [], [last]))
     assert pins == dict.fromkeys(on_device.split(), Side.DEVICE)
 
 
 def test_only_what_is_upstream_is_private() -> None:
     line = tiny_graph({"x": 1, "t": 1, "y": 1}, {"a": ("x -> t", 1, 1), "b": ("t -> y", 1, 1)}, "y")
-    assert resolve_pins(line, [], ["a"]) == {"a": Side.DEVICE}
+    assert _sides(resolve_pins(line, [], ["a"])) == {"a": Side.DEVICE}
 
 
 def test_kinds_become_pins() -> None:
-    assert resolve_pins(_named("conv1", "fc"), [("kind:to*", Side.SERVER)]) == {
+    assert _sides(resolve_pins(_named("conv1", "fc"), [("kind:to*", Side.SERVER)])) == {
         "conv1": Side.SERVER,
         "fc": Side.SERVER,
     }
@@ -94,4 +98,13 @@ def test_privacy_and_a_pin_that_disagree() -> None:
     assert str(error.value) == (
         "layer 'b' cannot run on both sides: pin 'b' puts it on the server and --private-until 'a' "
         "on the device; narrow one of the two"
+    )
+
+
+def test_each_reason_has_its_name() -> None:
+    pinned = resolve_pins(BRANCHES, [("d", Side.SERVER)], ["a"], [("[ab]", Side.SERVER)])
+    assert pinned == (
+        Pinned("pin 'd'", ("d",), Side.SERVER),
+        Pinned("--forbid '[ab]'", ("a", "b"), Side.DEVICE),
+        Pinned("--private-until 'a'", ("a", "b"), Side.DEVICE),
     )
