@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import TypedDict, TypeVar
+from typing import TypedDict, TypeVar, cast
 
 from typing_extensions import Unpack
 
@@ -326,8 +326,7 @@ def _constraints(options: GoalOptions) -> Constraints:
 
 
 def _items(pins: Pins | None) -> Sequence[tuple[str, str]]:
-    given: object = pins or {}  # whatever callers without types give
-    if not isinstance(given, Mapping):
+    if not isinstance(cast("object", pins or {}), Mapping):
         raise PartcError(f"pins are patterns with sides, as in {{'stem*': 'device'}}, not {pins!r}")
     return list((pins or {}).items())
 
