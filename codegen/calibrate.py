@@ -143,7 +143,7 @@ class _LayerByLayer:
         self._graph = graph
         self._segments = _segment_names(graph)
         with tempfile.TemporaryDirectory(prefix="partc-calibrate-") as directory:
-            self._executor = _compile_layers(graph, Path(directory))
+            self._executor = _compile_layers(graph, self._segments, Path(directory))
 
     def run(self, sample: Arrays) -> dict[str, Array]:
         """Every tensor of the graph for a sample."""
@@ -212,12 +212,12 @@ def output_deviation(found: Array, expected: Array) -> float:
     return difference and (difference / scale if scale else np.inf)
 
 
-def _compile_layers(graph: LayerGraph, directory: Path) -> Executor:
+def _compile_layers(graph: LayerGraph, names: Mapping[str, str], directory: Path) -> Executor:
     """Compile every layer as a segment of its own for this machine, all tensors to be had."""
     target = host_target()
     segments = [
-        Segment(name, (layer.name,), layer.inputs, layer.outputs)
-        for name, layer in zip(_segment_names(graph).values(), graph.layers, strict=True)
+        Segment(names[layer.name], (layer.name,), layer.inputs, layer.outputs)
+        for layer in graph.layers
     ]
     visible = frozenset(tensor.name for tensor in graph.tensors)
     lowered = lower_segments(graph, segments, find_machine(target), visible)

@@ -280,9 +280,8 @@ def _case(graph: LayerGraph, goal: Goal, link: Link, conditions: Conditions) -> 
 def _decide(case: _Case) -> Decision:
     goal, graph = case.goal, case.graph
     limits = _limits(case)
-    others = {"device only": Cut.device_only(), "server only": Cut.server_only(graph)}
     objective, optimum = _choose(case, limits)
-    return Decision(
+    decision = Decision(
         graph=graph,
         objective=objective,
         target=goal.target.name,
@@ -291,15 +290,20 @@ def _decide(case: _Case) -> Decision:
         conditions=case.conditions,
         power=case.power,
         plan=case.plan(optimum.cut),
-        device_only=case.plan(others["device only"]),
-        server_only=case.plan(others["server only"]),
+        device_only=case.plan(Cut.device_only()),
+        server_only=case.plan(Cut.server_only(graph)),
         server_busy=goal.server_busy[0],
         rate_hz=goal.rate_hz,
         ms_per_mj=goal.ms_per_mj,
         gap=optimum.gap,
         keeping=_describe_limits(goal, limits),
-        breaking=tuple(t for t, cut in others.items() if not keeps(graph, cut, limits)),
     )
+    broken = (
+        title
+        for title, plan in decision.plans.items()
+        if plan is not decision.plan and not keeps(graph, plan.cut, limits)
+    )
+    return replace(decision, breaking=tuple(broken))
 
 
 def _choose(case: _Case, limits: Limits) -> tuple[Objective, Optimum]:

@@ -284,9 +284,8 @@ class _Search:
 
     def try_cut(self, cut: Cut) -> bool:
         """Take a cut if it is allowed and better; whether it was."""
-        graph, pins = self._bounds.graph, self._limits.pins
-        pinned = all((name in cut.server_layers) == (pins[name] is Side.SERVER) for name in pins)
-        if not pinned or not keeps(graph, cut, self._limits):
+        graph = self._bounds.graph
+        if not keeps(graph, cut, self._limits):
             return False
         latency_ms = run(graph, cut, self._bounds.took).latency_ms
         better = latency_ms < self.best_ms

@@ -14,7 +14,7 @@ from partc.passes.price import UNITS_PER_MILLI
 LARGEST_TOTAL = 2.0**50
 """Whole units that all costs of a programme may add up to."""
 
-_EFFORT = 10.0  # of the solver's deterministic time, in which a unit is about a second
+_EFFORT = 10.0  # of the solver's deterministic time; a unit is a second or a few
 
 # OR-Tools' expressions take and give anything that is linear.
 Linear = Any
